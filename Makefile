@@ -1,0 +1,60 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && command -v $$p && exit; done; command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := --config conf/local.yaml --output-path demo/lake
+
+.PHONY: help demo test test-faults lint types fmt docs wheel zip clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@tools/check_machine.sh "$(PYTHON)"
+	@echo "captionlake: installing into .venv (about 7 GB, a minute or two)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --constraint constraints.txt --editable '.[cpu,dev,local]'
+	@touch $@
+
+demo: $(INSTALLED) ## the whole pipeline on sample clips, on this machine's CPU
+	@tools/check_machine.sh $(BIN)/python
+	$(BIN)/python demo/make_clips.py demo/clips
+	$(BIN)/python demo/make_checkpoints.py demo/models
+	$(BIN)/captionlake run $(DEMO) --input-path demo/clips \
+	  --model-variant demo --model-dir demo/models \
+	  --generate-captions --enhance-captions --generate-previews
+	$(BIN)/python demo/show.py demo/lake demo/previews
+
+test: $(INSTALLED) ## the whole test suite
+	@tools/check_machine.sh $(BIN)/python
+	$(BIN)/python -m pytest
+
+test-faults: $(INSTALLED) ## tests that kill processes and load engines anew
+	$(BIN)/python -m pytest -m faults
+
+lint: $(INSTALLED) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## mypy --strict
+	$(BIN)/mypy
+
+fmt: $(INSTALLED) ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## the pages that are made from the code
+	$(BIN)/python tools/make_docs.py
+
+wheel: $(INSTALLED) ## dist/captionlake-*.whl
+	rm -rf build
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv build --quiet --wheel --out-dir dist .
+
+zip: $(INSTALLED) ## dist/captionlake.zip for spark-submit --py-files
+	$(BIN)/python tools/make_zip.py dist/captionlake.zip
+
+clean: ## remove what the demo and the builds made
+	rm -rf demo/lake demo/clips demo/models demo/previews build dist

@@ -1,0 +1,3 @@
+"""Settings, prompts and defaults: the only place where a default is written down."""
+
+CAPTIONLAKE = "conf"

@@ -1,0 +1,26 @@
+"""What is checked before any work starts, so that no GPU waits for a mistake."""
+
+from pyspark.sql import functions as F
+
+from conf.errors import SchemaError
+from jobs.lake import Lake
+from schemas.clips import CLIPS
+
+
+def check_clips(lake: Lake) -> None:
+    """Checks the key of `clips`.
+
+    Raises:
+        SchemaError: an id is null or stands twice, or a clip has neither bytes nor a URI.
+    """
+    clips = lake.read(CLIPS)
+    nameless = clips.where("clip_id IS NULL OR clip_no IS NULL").count()
+    if nameless:
+        raise SchemaError(f"table clips: clip_id or clip_no is null in {nameless} rows; give every clip both")
+    for key in ("clip_id", "clip_no"):
+        twice = clips.groupBy(key).count().where(F.col("count") > 1).select(key).limit(3).collect()
+        if twice:
+            names = ", ".join(str(row[0]) for row in twice)
+            raise SchemaError(
+                f"table clips: {key} {names} stands in several rows; every {key} may stand once"
+            )

@@ -1,0 +1,26 @@
+"""Writing down what config ids stand for."""
+
+import logging
+from datetime import UTC, datetime
+
+from conf.identity import ConfigIdentity
+from jobs.commits import is_conflict
+from jobs.lake import Lake
+from schemas.configs import CONFIGS
+
+log = logging.getLogger(__name__)
+
+
+def record_config(lake: Lake, config: ConfigIdentity) -> None:
+    """Adds a config to `configs` unless it is there; of two writers at once one does."""
+    row = (config.config_id, config.kind, config.canonical, datetime.now(UTC))
+    known = lake.read(CONFIGS).where(f"config_id = '{config.config_id}'")
+    if not known.isEmpty():
+        return
+    try:
+        rows = lake.spark.createDataFrame([row], CONFIGS.schema)
+        lake.append(CONFIGS, rows, app_id=f"configs:{config.config_id}", app_version=1)
+    except Exception as error:
+        if not is_conflict(error):
+            raise
+        log.info("config %s was written by another job", config.config_id)

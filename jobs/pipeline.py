@@ -1,0 +1,120 @@
+"""Running commands over a lake: one run, its stages in order, its report."""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from conf.errors import SettingsError
+from conf.settings import Settings
+from jobs.checks import check_clips
+from jobs.configs import record_config
+from jobs.lake import Lake, first_line
+from jobs.precision import with_effective_precision
+from jobs.report import Report
+from jobs.session import check_gpu_slots, check_packages, small_batches
+from jobs.stage import JobContext, StageKind, run_stage
+from jobs.views import create_in_catalog
+from schemas.captions import CAPTIONS
+from schemas.clips import CLIPS
+from schemas.enhancements import ENHANCEMENTS
+
+log = logging.getLogger(__name__)
+
+Prepare = Callable[[JobContext], None]
+
+
+def run_stages(
+    spark: SparkSession,
+    settings: Settings,
+    *,
+    command: str,
+    kinds: Sequence[StageKind],
+    prepare: Prepare | None = None,
+    ingests: bool = False,
+) -> Report:
+    """Fills tables of the lake and writes down the run.
+
+    Args:
+        spark: the session.
+        settings: the settings.
+        command: what the run is called in `runs`.
+        kinds: which stages to run, in this order.
+        prepare: called with the context before the first stage.
+        ingests: `prepare` adds clips, so the lake may be a new one.
+
+    Returns:
+        The report, after its row is in `runs`.
+
+    Raises:
+        SettingsError: something that the stages need is missing.
+        SchemaError: a table is not as it must be.
+        EngineError: the engine cannot start, or died for good.
+    """
+    for kind in kinds:
+        kind.check(settings)
+    lake = Lake(spark, settings.lake.output_path)
+    if not ingests and not lake.exists(CLIPS):
+        raise SettingsError(
+            f"there is no table clips in the lake {lake.location}: check lake.output_path, "
+            "or add clips with `captionlake ingest` or `captionlake run --input-path`"
+        )
+    if {"captions", "enhancements"} & {kind.table for kind in kinds}:
+        check_gpu_slots(spark)
+    check_packages(spark)
+    lake.create()
+    report = Report(run_id=str(uuid.uuid4()), command=command, settings_json=settings.to_json())
+    context = JobContext(lake, with_effective_precision(spark, settings), report.run_id)
+    try:
+        with small_batches(spark):
+            if prepare:
+                _timed(report, "prepare", partial(prepare, context))
+            check_clips(lake)
+            for kind in kinds:
+                stage = kind.make(context)
+                record_config(lake, stage.config)
+                report.config_ids[kind.table] = stage.config.config_id
+                _timed(report, kind.table, partial(run_stage, context, stage))
+    except BaseException as error:
+        report.error = f"{type(error).__name__}: {first_line(error)}"
+        raise
+    finally:
+        _close(report, context)
+    create_in_catalog(lake)
+    return report
+
+
+def _timed(report: Report, name: str, work: Callable[[], object]) -> None:
+    start = time.monotonic()
+    try:
+        work()
+    finally:
+        report.stage_seconds[name] = time.monotonic() - start
+
+
+def _close(report: Report, context: JobContext) -> None:
+    """Writes the run's row, also for a run that failed."""
+    report.ended_at = datetime.now(UTC)
+    report.counts = dict(context.counts)
+    try:
+        report.generated_tokens = _generated_tokens(context)
+        report.save(context.lake)
+    except Exception:
+        if report.error is None:
+            raise
+        log.exception("the run's row could not be written run_id=%s", report.run_id)
+
+
+def _generated_tokens(context: JobContext) -> int:
+    """Tokens that the models wrote in this run, from its rows."""
+    total = 0
+    for table in (CAPTIONS, ENHANCEMENTS):
+        if any(name.startswith(f"{table.name}.") for name in context.counts):
+            rows = context.lake.read(table).where(F.col("run_id") == context.run_id)
+            total += rows.agg(F.sum("output_tokens")).collect()[0][0] or 0
+    return total

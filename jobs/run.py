@@ -1,0 +1,59 @@
+"""Job `run`: ingest, windows, captions, enhancements and previews as one pipeline."""
+
+import logging
+import sys
+from functools import partial
+
+from pyspark.sql import SparkSession
+
+from conf.errors import SettingsError
+from conf.settings import Settings
+from jobs import caption, enhance, ingest, preview, windows
+from jobs.pipeline import run_stages
+from jobs.report import Report
+from jobs.stage import StageKind
+
+log = logging.getLogger(__name__)
+
+
+def kinds(settings: Settings) -> list[StageKind]:
+    """The stages that the settings ask for; a card holds one engine, so all captions come first.
+
+    Raises:
+        SettingsError: enhancement without captions.
+    """
+    pipeline = settings.pipeline
+    if pipeline.enhance_captions and not pipeline.generate_captions:
+        raise SettingsError(
+            "pipeline.enhance_captions=True needs captions: add --generate-captions "
+            "(captions that are there already are not made again)"
+        )
+    wanted = (
+        (windows.STAGE, True),
+        (caption.STAGE, pipeline.generate_captions),
+        (enhance.STAGE, pipeline.enhance_captions),
+        (preview.STAGE, settings.wants_previews),
+    )
+    return [stage for stage, is_wanted in wanted if is_wanted]
+
+
+def run(spark: SparkSession, settings: Settings) -> Report:
+    """Runs the pipeline; the clips that are in the lake already are part of it."""
+    ingests = bool(settings.lake.input_path)
+    prepare = partial(ingest.add_clips, files=ingest.listed(settings)) if ingests else None
+    wanted = kinds(settings)
+    for table in ("captions", "enhancements", "previews"):
+        if table not in {kind.table for kind in wanted}:
+            log.info("stage=%s is off", table)
+    return run_stages(spark, settings, command="run", kinds=wanted, prepare=prepare, ingests=ingests)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `captionlake run`; returns the exit code."""
+    from jobs.cli import main as cli
+
+    return cli(["run", *(sys.argv[1:] if argv is None else argv)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

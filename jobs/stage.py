@@ -1,0 +1,180 @@
+"""Running one stage over a lake: find what is pending, work in bounded chunks, commit each once."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from pyspark import StorageLevel
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from conf.identity import ConfigIdentity
+from conf.settings import Settings
+from jobs.chunks import Chunk, plan_chunks
+from jobs.commits import commit_rows
+from jobs.lake import Lake
+from jobs.progress import Progress
+from jobs.session import gpu_count
+from schemas.clips import CLIPS
+from schemas.table import Table
+
+log = logging.getLogger(__name__)
+
+CHUNKS_IN_FLIGHT = 2
+"""So that the cards don't drain while a chunk commits."""
+
+WINDOWS_PER_GPU = 1000
+
+
+@dataclass
+class JobContext:
+    """What the stages of one run share.
+
+    Attributes:
+        lake: the tables.
+        settings: the settings of the run.
+        run_id: id of the run.
+        counts: rows written, by `table.status`.
+        retry: rows of `window_captions` to be tried again; None in an ordinary run.
+    """
+
+    lake: Lake
+    settings: Settings
+    run_id: str
+    counts: Counter[str] = field(default_factory=Counter)
+    retry: DataFrame | None = None
+
+    @property
+    def per_commit(self) -> int:
+        """Most windows of one commit."""
+        chosen = self.settings.lake.windows_per_commit
+        return chosen or WINDOWS_PER_GPU * max(1, gpu_count(self.lake.spark))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage over one config.
+
+    Attributes:
+        table: the table that it fills.
+        config_column: column of that table with the config id.
+        config: what the config id stands for.
+        unit: what it counts, in the plural.
+        pending: `(lake, condition on clip_no)` to the keys without a row, with `clip_no` and `attempt`.
+        rows: pending keys of one chunk to the rows for the table.
+    """
+
+    table: Table
+    config_column: str
+    config: ConfigIdentity
+    unit: str
+    pending: Callable[[Lake, str], DataFrame]
+    rows: Callable[[Lake, Chunk, DataFrame], DataFrame]
+
+
+def no_check(settings: Settings) -> None:
+    """For stages that need nothing but the lake."""
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """A stage before its run is known.
+
+    Attributes:
+        table: name of the table that it fills.
+        make: the stage for a run.
+        check: raises SettingsError, before any work starts, when something that the stage needs is missing.
+    """
+
+    table: str
+    make: Callable[[JobContext], Stage]
+    check: Callable[[Settings], None] = no_check
+
+
+def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
+    """Does all pending work of a stage; returns the rows written, by status."""
+    lake = context.lake
+    counts = stage.pending(lake, "true").groupBy("clip_no").count().orderBy("clip_no").collect()
+    chunks = list(plan_chunks(((row[0], row[1]) for row in counts), per_commit=context.per_commit))
+    total = sum(chunk.num_items for chunk in chunks)
+    written: Counter[str] = Counter()
+    if not total:
+        log.info("stage=%s nothing to do", stage.table.name)
+        return written
+    log.info("stage=%s %s=%d commits=%d", stage.table.name, stage.unit, total, len(chunks))
+    lock = threading.Lock()
+    with Progress(stage.table.name, total=total, unit=stage.unit) as progress:
+
+        def work(chunk: Chunk) -> None:
+            counted = _run_chunk(context, stage, chunk, lock)
+            written.update(counted)
+            context.counts.update({f"{stage.table.name}.{name}": n for name, n in counted.items()})
+            progress.advance(chunk.num_items)
+
+        _in_parallel(work, chunks)
+    return written
+
+
+def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.Lock) -> Counter[str]:
+    lake = context.lake
+    pending = stage.pending(lake, chunk.where)
+    # Bounded by the chunk, and read by several joins: worked out once.
+    keys = lake.spark.createDataFrame(pending.toArrow(), pending.schema)
+    rows = stage.rows(lake, chunk, keys).persist(StorageLevel.DISK_ONLY)
+    try:
+        # The work happens here, once; the commit and its tries read what is kept. Nothing is left where
+        # another job was faster, or where the clips are gone.
+        if not rows.count():
+            return Counter()
+        with lock:
+            return commit_rows(
+                lake,
+                stage.table,
+                rows,
+                config=(stage.config_column, stage.config.config_id),
+                chunk=chunk,
+                run_id=context.run_id,
+            )
+    finally:
+        rows.unpersist()
+
+
+def _in_parallel(work: Callable[[Chunk], None], chunks: list[Chunk]) -> None:
+    """Runs `work` over the chunks, two at a time; the first failure stops the rest and is raised."""
+    stopped = threading.Event()
+
+    def guarded(chunk: Chunk) -> None:
+        if not stopped.is_set():
+            work(chunk)
+
+    with ThreadPoolExecutor(CHUNKS_IN_FLIGHT) as pool:
+        futures = [pool.submit(guarded, chunk) for chunk in chunks]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            stopped.set()
+            raise
+        if any(future.exception() for future in done):
+            stopped.set()
+    for future in futures:
+        future.result()
+
+
+def with_clips(lake: Lake, chunk: Chunk, work: DataFrame, *, partitions: int) -> DataFrame:
+    """Adds `clip_bytes` and `clip_uri` to rows of one clip each, without shuffling a blob.
+
+    Args:
+        lake: where `clips` is.
+        chunk: the clips.
+        work: rows with `clip_no`, small enough to be broadcast.
+        partitions: over how many tasks clips by reference are spread.
+    """
+    clips = lake.read(CLIPS).where(chunk.where)
+    by_value = clips.where("clip_uri IS NULL").select("clip_no", "clip_bytes", "clip_uri")
+    no_bytes: Column = F.lit(None).cast("binary").alias("clip_bytes")
+    by_reference = clips.where("clip_uri IS NOT NULL").select("clip_no", no_bytes, "clip_uri")
+    spread = by_reference.join(F.broadcast(work), "clip_no").repartition(partitions)
+    return by_value.join(F.broadcast(work), "clip_no").unionByName(spread)

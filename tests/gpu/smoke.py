@@ -1,0 +1,123 @@
+"""Captions and enhancements on a real card, outside Spark: `python -m tests.gpu.smoke FOLDER`.
+
+Makes the small random checkpoints and some clips in FOLDER, decodes the clips as a task does, has the
+engine answer on the first card, and says what it saw: versions, device, precision, vLLM's resolved
+settings, load time, answers, and that nothing is left behind.
+"""
+
+import json
+import logging
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from conf.engine import EngineSettings, RenderSettings
+from conf.variants import DEMO
+from demo.make_checkpoints import make_checkpoints
+from demo.make_clips import write_scene
+from udfs.captioning import CaptionPlan, ClipWork, WindowWork, caption_clips
+from udfs.cutting import ClipRef, WindowRule, cut_clip
+from udfs.engine.client import EngineClient
+from udfs.engine.requests import CaptionRequest, Generation, Reply, TextRequest
+from udfs.engine.slot import Slot
+from udfs.enhancing import EnhancePlan, enhance_captions
+from udfs.video import Limits
+
+NUM_CLIPS = 24
+GENERATION = Generation(temperature=0.0, max_output_tokens=32)
+
+
+def clips_of(folder: Path) -> list[ClipWork]:
+    """Writes clips and cuts them as the job `windows` does."""
+    works = []
+    for seed in range(NUM_CLIPS):
+        path = write_scene(folder / f"clip_{seed}.mp4", seed=seed, seconds=2 + seed % 5, frame_rate=25)
+        clip = ClipRef(path.stem, seed, None, None, str(path))
+        windows = cut_clip(clip, WindowRule(2.0, 256, 128), Limits())
+        wanted = [WindowWork(row["window_id"], row["frame_indices"], None) for row in windows]
+        works.append(ClipWork(clip.clip_id, None, str(path), wanted))
+    return works
+
+
+def caption(models: Path, works: list[ClipWork], dtype: str, *, stage2: bool) -> list[dict[str, Any]]:
+    """Captions the clips and prints what the engine says of itself."""
+    settings = EngineSettings(
+        model_path=str(models / DEMO.caption_model_id),
+        kind="caption",
+        dtype=dtype,
+        max_model_len=4096,
+        render=RenderSettings.of_variant(DEMO),
+    )
+    plan = CaptionPlan(
+        variant=DEMO,
+        prompt="What moves?",
+        stage2_prompt="Say it better:\n\n" if stage2 else None,
+        generation=GENERATION,
+        limits=Limits(),
+        full_size=False,
+        max_pending=64,
+        verbose=False,
+    )
+    with EngineClient(settings, Slot.of_process(gpu="0")) as client:
+        start = time.monotonic()
+        tell(f"caption {dtype}", client.wait_ready())
+
+        def submit(request: CaptionRequest) -> "Future[Reply]":
+            return client.submit(request, 16)
+
+        loaded = time.monotonic()
+        answers = [
+            answer for batch in caption_clips([works], submit, plan) for clip in batch for answer in clip
+        ]
+        print(f"load_s={loaded - start:.1f} captions={len(answers)} in {time.monotonic() - loaded:.2f} s")
+    wanted = [window.window_id for work in works for window in work.windows]
+    assert [answer["window_id"] for answer in answers] == wanted
+    assert all(answer["caption_status"] in ("success", "truncated") for answer in answers), answers
+    assert len({answer["caption"] for answer in answers}) > 1
+    return answers
+
+
+def enhance(models: Path, captions: list[dict[str, Any]]) -> None:
+    """Enhances the captions on the same card, whose engine has to make room."""
+    settings = EngineSettings(
+        model_path=str(models / DEMO.text_model_id), kind="text", dtype="bfloat16", max_model_len=4096
+    )
+    plan = EnhancePlan(prompt="Rewrite this.", generation=GENERATION, max_pending=64, verbose=False)
+    pairs = [(answer["window_id"], answer["caption"] or "nothing") for answer in captions]
+    with EngineClient(settings, Slot.of_process(gpu="0")) as client:
+        tell("enhance", client.wait_ready())
+
+        def submit(request: TextRequest) -> "Future[Reply]":
+            return client.submit(request, 16)
+
+        (answers,) = enhance_captions([pairs], submit, plan)
+        assert [answer["window_id"] for answer in answers] == [window_id for window_id, _ in pairs]
+        assert all(answer["enhanced_status"] != "error" for answer in answers), answers
+        client.stop_host()
+    print(f"enhanced={len(answers)}")
+
+
+def tell(what: str, status: dict[str, Any]) -> None:
+    """Prints the engine's account of itself."""
+    print(what, json.dumps({name: status[name] for name in ("device", "precision", "versions", "resolved")}))
+
+
+def main(folder: Path) -> None:
+    """Runs the smoke test in a folder."""
+    logging.basicConfig(level=logging.INFO)
+    folder.mkdir(parents=True, exist_ok=True)
+    models = folder / "models"
+    if not (models / DEMO.text_model_id).exists():
+        make_checkpoints(models)
+    works = clips_of(folder)
+    print("clips", len(works), flush=True)
+    captions = caption(models, works, "bfloat16", stage2=True)
+    print("first", captions[0], flush=True)
+    enhance(models, captions)
+    print("smoke test passed")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,31 @@
+"""The one local Spark session of the suite, and lakes in temporary folders."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from conf.loading import load_settings
+from conf.settings import Settings
+from jobs.session import get_session
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """The session that `captionlake` itself would start: local mode, Delta, two cores."""
+    session = get_session(load_settings(flags={"--master": "local[2]"}).spark)
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Settings of a job over a lake of the test's own: `make_settings(**flags)`, `-` written as `_`."""
+
+    def make(**flags: Any) -> Settings:
+        given = {"--" + name.replace("_", "-"): value for name, value in flags.items()}
+        return load_settings(flags={"--output-path": str(tmp_path / "lake"), **given})
+
+    return make

@@ -1,0 +1,334 @@
+"""The vision engine, with real vLLM: what a task hands over is what the model sees and answers."""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.engine_fixtures import MAX_MODEL_LEN, DemoModels, vision_settings
+from tests.udfs.engine.requests_maker import HEIGHT, WIDTH, caption_request, colour_frames
+from udfs.engine.client import EngineClient
+from udfs.engine.requests import Generation, Reply
+from udfs.engine.slot import Slot
+
+TIMEOUT_S = 120
+
+
+def answers(futures: list["Future[Reply]"]) -> list[Reply]:
+    return [future.result(TIMEOUT_S) for future in futures]
+
+
+def record_of(folder: Path, key: str, stage: int = 1) -> tuple[dict[str, Any], Any]:
+    """What reached vLLM for the one request called `key`."""
+    (found,) = folder.glob(f"{key}#*")
+    content = json.loads((found / f"stage{stage}.json").read_text(encoding="utf-8"))
+    return content, np.load(found / f"stage{stage}.npz")
+
+
+@pytest.fixture
+def recording(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot, tmp_path: Path
+) -> EngineClient:
+    """A second client of the same engine, whose requests are recorded below `tmp_path`."""
+    with EngineClient(vision_settings(demo_models, record_dir=str(tmp_path)), engine_slot) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def processor(demo_models: DemoModels) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(demo_models.vision)
+
+
+def test_captions_come_back_with_what_happened(vision_engine: EngineClient) -> None:
+    replies = answers([vision_engine.submit(caption_request(f"w{k}", k), 8) for k in range(8)])
+    for reply in replies:
+        assert reply.error is None
+        assert reply.text
+        assert reply.finish_reason in ("stop", "length")
+        assert 0 < reply.output_tokens <= 32
+        assert reply.finish_reason == "stop" or reply.output_tokens == 32
+        assert 0 < reply.latency_s < TIMEOUT_S
+    assert len({reply.text for reply in replies}) > 4
+
+
+def test_prompt_tokens_are_those_that_the_processor_counts(
+    vision_engine: EngineClient, processor: Any
+) -> None:
+    for num_frames, prompt in ((4, "What?"), (6, "Describe größe 日本 in detail."), (11, "x " * 300)):
+        request = caption_request("count", 1, num_frames, prompt=prompt)
+        message = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}
+        text = processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        inputs = processor(text=[text], videos=[request.frames], do_resize=False)
+        assert vision_engine.submit(request).result(TIMEOUT_S).prompt_tokens == len(inputs["input_ids"][0])
+
+
+def test_frames_prompt_and_times_reach_the_model_unchanged(
+    recording: EngineClient, tmp_path: Path, processor: Any
+) -> None:
+    import torch
+
+    rng = np.random.default_rng(3)
+    frames = rng.integers(0, 256, (6, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    request = caption_request(
+        "exact", frames=frames, times_s=4.2 + 0.4 * np.arange(6), prompt="Who comes first?"
+    )
+    assert recording.submit(request).result(TIMEOUT_S).error is None
+    content, arrays = record_of(tmp_path, "exact")
+    assert (arrays["frames"] == frames).all()
+    assert arrays["times_s"].tolist() == request.times_s.tolist()
+    expected = processor.video_processor(videos=[frames], do_resize=False, return_tensors="pt")
+    assert torch.equal(torch.from_numpy(arrays["pixel_values_videos"]), expected["pixel_values_videos"])
+    assert arrays["video_grid_thw"].tolist() == [3, HEIGHT // 14, WIDTH // 14]
+    assert content["processed"]["second_per_grid_ts"] == pytest.approx(0.8, abs=1e-6)
+    placeholder = "<|vision_start|><|video_pad|><|vision_end|>"
+    assert f"<|im_start|>user\n{placeholder}Who comes first?<|im_end|>" in content["prompt_text"]
+    video_id = processor.tokenizer.convert_tokens_to_ids("<|video_pad|>")
+    assert content["token_ids"].count(video_id) == 3 * (HEIGHT // 28) * (WIDTH // 28)
+    kept = [token for token in content["token_ids"] if token != video_id]
+    assert processor.tokenizer.decode(kept) == content["prompt_text"].replace("<|video_pad|>", "")
+
+
+@pytest.mark.parametrize("spacing_s", [0.5, 1 / 3, 0.0667, 2.5])
+def test_the_seconds_between_frames_are_the_real_ones(
+    recording: EngineClient, tmp_path: Path, spacing_s: float
+) -> None:
+    times_s = 100.0 + spacing_s * np.arange(8)
+    recording.submit(caption_request("spaced", 2, 8, times_s=times_s)).result(TIMEOUT_S)
+    content, _ = record_of(tmp_path, "spaced")
+    assert content["processed"]["second_per_grid_ts"] == pytest.approx(2 * spacing_s, abs=1e-5)
+
+
+def test_the_captions_follow_the_times(vision_engine: EngineClient) -> None:
+    texts = {
+        answers([vision_engine.submit(caption_request("t", 5, 12, times_s=spacing * np.arange(12)))])[0].text
+        for spacing in (0.1, 0.5, 2.0, 4.0, 10.0)
+    }
+    assert len(texts) > 1
+
+
+def test_answers_that_finish_out_of_order_stay_with_their_window(vision_engine: EngineClient) -> None:
+    lengths = [64, 2, 33, 1, 50, 8, 3, 20] * 5
+
+    def submit(k: int) -> "Future[Reply]":
+        generation = Generation(temperature=0.0, max_output_tokens=lengths[k])
+        request = caption_request(f"o{k}", k, 4 + k % 6, prompt=f"Describe {k}.", generation=generation)
+        return vision_engine.submit(request, 16)
+
+    alone = [submit(k).result(TIMEOUT_S) for k in range(0, 40, 7)]
+    finished: list[int] = []
+    futures = [submit(k) for k in range(40)]
+    for k, future in enumerate(futures):
+        future.add_done_callback(lambda _, k=k: finished.append(k))
+    together = answers(futures)
+    assert finished != sorted(finished)
+    for reply, limit in zip(together, lengths, strict=True):
+        assert reply.output_tokens <= limit
+    expected = [(r.prompt_tokens, r.text) for r in alone]
+    assert [(together[k].prompt_tokens, together[k].text) for k in range(0, 40, 7)] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prompt": "word " * 40_000}, str(MAX_MODEL_LEN)),
+        ({"prompt": "  "}, "prompt is empty"),
+        ({"frames": colour_frames(0, 6, 100, 100)}, "multiples of 28"),
+    ],
+)
+def test_a_poisoned_window_costs_its_own_answer_only(
+    vision_engine: EngineClient, changes: dict[str, Any], reason: str
+) -> None:
+    loads = vision_engine.status()["loads"]
+    requests = [caption_request(f"p{k}", k) for k in range(4)]
+    requests.insert(2, caption_request("poison", **changes))
+    replies = answers([vision_engine.submit(request, 8) for request in requests])
+    assert [reply.error is None for reply in replies] == [True, True, False, True, True]
+    assert reason in (replies[2].error or "")
+    assert replies[2].text is None
+    assert vision_engine.status()["loads"] == loads
+
+
+def test_the_second_pass_sees_the_video_and_the_first_caption(
+    recording: EngineClient, tmp_path: Path
+) -> None:
+    reply = recording.submit(caption_request("two", 4, stage2_prompt="Refine: ")).result(TIMEOUT_S)
+    assert reply.stage2_error is None
+    first, _ = record_of(tmp_path, "two", 1)
+    second, arrays = record_of(tmp_path, "two", 2)
+    assert reply.stage1_text == first["answer"]["text"]
+    assert f"<|video_pad|><|vision_end|>Refine: {reply.stage1_text}<|im_end|>" in second["prompt_text"]
+    assert "Describe the video" not in second["prompt_text"]
+    assert (arrays["frames"] == caption_request("two", 4).frames).all()
+    assert reply.text == second["answer"]["text"]
+    assert second["answer"]["cached_tokens"] > 0
+    assert reply.prompt_tokens == len(first["token_ids"]) + len(second["token_ids"])
+    plain = recording.submit(caption_request("plain", 4, prompt=f"Refine: {reply.stage1_text}")).result(
+        TIMEOUT_S
+    )
+    assert plain.text == reply.text
+
+
+def test_a_failed_second_pass_keeps_the_first_caption_and_says_so(vision_engine: EngineClient) -> None:
+    reply = vision_engine.submit(caption_request("half", 4, stage2_prompt="word " * 40_000)).result(TIMEOUT_S)
+    assert reply.error is None
+    assert reply.text == reply.stage1_text
+    assert reply.text
+    assert str(MAX_MODEL_LEN) in (reply.stage2_error or "")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_preprocess_dtype_changes_the_pixels_by_its_rounding_alone(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot, tmp_path: Path, dtype: str
+) -> None:
+    request = caption_request("typed", 6)
+    for name in ("float32", dtype):
+        settings = vision_settings(demo_models, preprocess_dtype=name, record_dir=str(tmp_path / name))
+        with EngineClient(settings, engine_slot) as client:
+            assert client.submit(request).result(TIMEOUT_S).error is None
+    exact = record_of(tmp_path / "float32", "typed")[1]["pixel_values_videos"]
+    rounded = record_of(tmp_path / dtype, "typed")[1]["pixel_values_videos"]
+    assert 0 < np.abs(exact - rounded).max() < (0.005 if dtype == "float16" else 0.05)
+
+
+def test_full_size_frames_are_resized_by_the_processor(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot, tmp_path: Path
+) -> None:
+    settings = vision_settings(demo_models, model_does_preprocess=True, record_dir=str(tmp_path))
+    with EngineClient(settings, engine_slot) as client:
+        request = caption_request("full", frames=colour_frames(1, 6, 270, 481))
+        assert client.submit(request).result(TIMEOUT_S).error is None
+    _, arrays = record_of(tmp_path, "full")
+    grid_t, grid_h, grid_w = arrays["video_grid_thw"].tolist()
+    assert grid_t == 3
+    assert 16 <= grid_h * grid_w / 4 <= 64
+    assert arrays["frames"].shape == (6, 270, 481, 3)
+
+
+def test_two_clients_share_one_engine_and_its_room(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
+) -> None:
+    with EngineClient(vision_settings(demo_models), engine_slot) as other:
+        mine = [vision_engine.submit(caption_request(f"m{k}", k), 4) for k in range(12)]
+        theirs = [other.submit(caption_request(f"m{k}", k), 4) for k in range(12)]
+        assert [r.text for r in answers(mine)] == [r.text for r in answers(theirs)]
+        status = other.status()
+        assert status["pid"] == vision_engine.status()["pid"]
+        assert status["clients"] == 2
+        assert status["loads"] == 1
+
+
+DYING_CLIENT = """
+import sys, os
+from conf.engine import EngineSettings
+from udfs.engine.client import EngineClient
+from udfs.engine.slot import Slot
+from udfs.engine.requests import Generation
+from tests.udfs.engine.requests_maker import caption_request
+settings = EngineSettings.model_validate_json(sys.argv[1])
+client = EngineClient(settings, Slot(int(sys.argv[2]), int(sys.argv[3])))
+long = Generation(temperature=1.0, top_p=1.0, repetition_penalty=1.5, max_output_tokens=20000)
+for k in range(16):
+    client.submit(caption_request(f"d{k}", k, generation=long), 16)
+while client.status()["running"] < 16:
+    pass
+print("torch" in sys.modules, flush=True)
+os._exit(1)
+"""
+
+
+def test_requests_of_a_client_that_dies_are_aborted(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
+) -> None:
+    arguments = [vision_settings(demo_models).model_dump_json(), str(engine_slot.owner_pid)]
+    command = [sys.executable, "-c", DYING_CLIENT, *arguments, str(engine_slot.owner_start)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.stdout.strip() == "False", done.stderr
+    deadline = time.monotonic() + 10
+    while vision_engine.status()["in_flight"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    status = vision_engine.status()
+    assert (status["in_flight"], status["running"], status["clients"]) == (0, 0, 1)
+    assert vision_engine.submit(caption_request("after", 1)).result(TIMEOUT_S).error is None
+    # The host answers first and closes then.
+    while (left := open_frames(status["pid"])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def open_frames(pid: int) -> list[str]:
+    """Frames that a process still holds."""
+    held = []
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            held.append(str(fd.readlink()))
+    return [name for name in held if "captionlake-frames" in name]
+
+
+FORKING_CLIENT = """
+import os, sys
+from conf.engine import EngineSettings
+from udfs.engine.client import EngineClient
+from udfs.engine.slot import Slot
+from tests.udfs.engine.requests_maker import caption_request
+settings = EngineSettings.model_validate_json(sys.argv[1])
+client = EngineClient(settings, Slot(int(sys.argv[2]), int(sys.argv[3])))
+before = client.submit(caption_request("f", 1)).result(60).text
+child = os.fork()
+text = client.submit(caption_request("f", 1)).result(60).text
+client.close()
+if child == 0:
+    os._exit(0 if text == before else 3)
+print(text == before, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_client_works_on_both_sides_of_a_fork(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
+) -> None:
+    arguments = [vision_settings(demo_models).model_dump_json(), str(engine_slot.owner_pid)]
+    command = [sys.executable, "-c", FORKING_CLIENT, *arguments, str(engine_slot.owner_start)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.stdout.split() == ["True", "0"], done.stderr
+
+
+def test_a_client_may_not_have_more_in_flight_than_its_share(vision_engine: EngineClient) -> None:
+    share = vision_engine.settings.max_in_flight
+    futures = []
+    for k in range(share + 40):
+        futures.append(
+            vision_engine.submit(caption_request(f"s{k}", k, generation=Generation(0.0, 1.0, 1.0, 2)))
+        )
+        assert sum(not future.done() for future in futures) <= share
+    assert all(reply.error is None for reply in answers(futures))
+    kept = [fd for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert not [fd for fd in kept if "captionlake-frames" in str(fd.readlink())]
+
+
+def test_a_closed_client_fails_its_futures_and_frees_the_engine(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
+) -> None:
+    with EngineClient(vision_settings(demo_models), engine_slot) as client:
+        slow = Generation(temperature=1.0, top_p=1.0, repetition_penalty=1.5, max_output_tokens=20_000)
+        future = client.submit(caption_request("never", 1, generation=slow))
+    assert "closed" in str(future.exception(1))
+    assert "closed" in str(client.submit(caption_request("late", 1)).exception(1))
+
+
+def test_the_status_tells_what_runs(vision_engine: EngineClient) -> None:
+    status = vision_engine.status()
+    assert status["state"] == "ready"
+    assert status["device"] == "cpu"
+    assert status["precision"] == "float32"
+    assert status["resolved"]["enable_prefix_caching"]
+    assert status["resolved"]["max_model_len"] == MAX_MODEL_LEN
+    assert {"torch", "transformers"} <= set(status["versions"])
+    assert Path(status["log"]).stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,28 @@
+"""A pure module that pulls in Spark or torch would slow every worker and break the engine's clients."""
+
+import subprocess
+import sys
+
+import pytest
+
+MODULES = [
+    "udfs",
+    "udfs.ffmpeg",
+    "udfs.orientation",
+    "udfs.preview",
+    "udfs.resize",
+    "udfs.storage",
+    "udfs.video",
+    "udfs.video_decode",
+    "udfs.video_source",
+    "udfs.webp",
+    "udfs.windowing",
+]
+HEAVY = ["pyspark", "torch", "vllm", "transformers", "pandas", "pyarrow"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_importing_a_pure_module_pulls_in_nothing_heavy(module: str) -> None:
+    program = f"import {module}, sys; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

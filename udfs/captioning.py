@@ -1,0 +1,194 @@
+"""From clips to captions, without Spark: decode each clip once, ask the engine, keep the order."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conf.errors import ClipError, RowContractError
+from conf.variants import ModelVariant
+from schemas.status import CaptionStatus
+from udfs.engine.requests import CaptionRequest, Generation, Reply
+from udfs.ordered import done, in_order
+from udfs.resize import fit_size, resize_frame
+from udfs.storage import open_clip
+from udfs.video import Limits, WindowFrames, read_windows
+
+log = logging.getLogger(__name__)
+
+Frame = npt.NDArray[np.uint8]
+
+Result = dict[str, Any]
+"""One element of the UDF's answer: the columns of `captions` that the model fills in."""
+
+Submit = Callable[[CaptionRequest], "Future[Reply]"]
+
+
+@dataclass(frozen=True)
+class CaptionPlan:
+    """What a caption task needs to know, as plain values.
+
+    Attributes:
+        variant: the model family, for the size of frames.
+        prompt: prompt of the first pass.
+        stage2_prompt: prompt of the second pass, None for none.
+        generation: how the model answers.
+        limits: what decoding a clip may cost.
+        full_size: hand over frames as they are; the model's processor resizes them.
+        max_pending: windows in flight or waiting for an earlier one.
+        verbose: log a line for each clip and window.
+    """
+
+    variant: ModelVariant
+    prompt: str
+    stage2_prompt: str | None
+    generation: Generation
+    limits: Limits
+    full_size: bool
+    max_pending: int
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class WindowWork:
+    """One window to be captioned; `frame_indices` None where the clip has no window."""
+
+    window_id: str
+    frame_indices: list[int] | None
+    window_error: str | None
+
+
+@dataclass(frozen=True)
+class ClipWork:
+    """One clip with its windows to be captioned."""
+
+    clip_id: str
+    clip_bytes: bytes | None
+    clip_uri: str | None
+    windows: list[WindowWork]
+
+
+def caption_clips(
+    batches: Iterable[list[ClipWork]], submit: Submit, plan: CaptionPlan
+) -> Iterator[list[list[Result]]]:
+    """Captions the windows of clips.
+
+    Args:
+        batches: clips in batches.
+        submit: hands a request to the engine; blocks while too many are in flight.
+        plan: how.
+
+    Yields:
+        For each batch, for each clip, one result for each window, in the order in which they came.
+    """
+    return in_order(batches, lambda clip: _start_clip(clip, submit, plan), max_pending=plan.max_pending)
+
+
+def _start_clip(clip: ClipWork, submit: Submit, plan: CaptionPlan) -> "list[Future[Result]]":
+    """Decodes a clip once and asks for the captions of its windows as their frames are ready."""
+    if plan.verbose:
+        log.info("clip_id=%s windows=%d", clip.clip_id, len(clip.windows))
+    futures: dict[int, Future[Result]] = {
+        at: done(_skipped(clip, window))
+        for at, window in enumerate(clip.windows)
+        if window.frame_indices is None
+    }
+    wanted = [at for at in range(len(clip.windows)) if at not in futures]
+    indices = [clip.windows[at].frame_indices or [] for at in wanted]
+    try:
+        source = open_clip(clip.clip_bytes, clip.clip_uri) if wanted else ""
+        transform = None if plan.full_size else [_resizer(len(chosen), plan.variant) for chosen in indices]
+        for frames in read_windows(source, indices, transform=transform, limits=plan.limits):
+            at = wanted[frames.position]
+            futures[at] = _ask(clip, clip.windows[at], frames, submit, plan)
+    except ClipError as error:
+        for at in wanted:
+            if at not in futures:
+                futures[at] = done(_failed(clip, clip.windows[at], str(error), plan))
+    if len(futures) != len(clip.windows):
+        raise RowContractError(f"clip_id={clip.clip_id}: {len(clip.windows)} windows, {len(futures)} answers")
+    return [futures[at] for at in range(len(clip.windows))]
+
+
+def _resizer(num_frames: int, variant: ModelVariant) -> Callable[[Frame], Frame]:
+    """Brings the frames of a window to the size at which the model sees them."""
+
+    def resize(frame: Frame) -> Frame:
+        height, width = fit_size(frame.shape[0], frame.shape[1], num_frames=num_frames, variant=variant)
+        return resize_frame(frame, height, width)
+
+    return resize
+
+
+def _ask(
+    clip: ClipWork, window: WindowWork, frames: WindowFrames, submit: Submit, plan: CaptionPlan
+) -> "Future[Result]":
+    if frames.frames is None:
+        return done(_failed(clip, window, frames.error or "its frames cannot be decoded", plan))
+    request = CaptionRequest(
+        request_key=window.window_id,
+        frames=frames.frames,
+        times_s=frames.times_s,
+        prompt=plan.prompt,
+        stage2_prompt=plan.stage2_prompt,
+        generation=plan.generation,
+    )
+    return then(submit(request), lambda reply: _answered(clip, window, reply, plan))
+
+
+def then(future: "Future[Any]", change: Callable[[Any], Result]) -> "Future[Result]":
+    """A future with the changed result of another one."""
+    changed: Future[Result] = Future()
+
+    def resolve(source: "Future[Any]") -> None:
+        error = source.exception()
+        if error is not None:
+            changed.set_exception(error)
+        else:
+            changed.set_result(change(source.result()))
+
+    future.add_done_callback(resolve)
+    return changed
+
+
+def reply_status(reply: Reply) -> CaptionStatus:
+    """The status that a reply means."""
+    if reply.error is not None:
+        return CaptionStatus.ERROR
+    return CaptionStatus.TRUNCATED if reply.finish_reason == "length" else CaptionStatus.SUCCESS
+
+
+def _answered(clip: ClipWork, window: WindowWork, reply: Reply, plan: CaptionPlan) -> Result:
+    status = reply_status(reply)
+    if plan.verbose:
+        log.info("window_id=%s status=%s output_tokens=%s", window.window_id, status, reply.output_tokens)
+    second = f"second pass failed, first caption kept: {reply.stage2_error}" if reply.stage2_error else None
+    return _keys(clip, window) | {
+        "caption": None if reply.error is not None else reply.text,
+        "stage1_caption": reply.stage1_text,
+        "caption_status": str(status),
+        "caption_error": reply.error or second,
+        "finish_reason": reply.finish_reason,
+        "prompt_tokens": reply.prompt_tokens,
+        "output_tokens": reply.output_tokens,
+        "latency_s": reply.latency_s,
+    }
+
+
+def _failed(clip: ClipWork, window: WindowWork, reason: str, plan: CaptionPlan) -> Result:
+    if plan.verbose:
+        log.info("window_id=%s status=error %s", window.window_id, reason)
+    return _keys(clip, window) | {"caption_status": str(CaptionStatus.ERROR), "caption_error": reason}
+
+
+def _skipped(clip: ClipWork, window: WindowWork) -> Result:
+    reason = f"the clip has no window: {window.window_error}"
+    return _keys(clip, window) | {"caption_status": str(CaptionStatus.SKIPPED), "caption_error": reason}
+
+
+def _keys(clip: ClipWork, window: WindowWork) -> Result:
+    return {"clip_id": clip.clip_id, "window_id": window.window_id}

@@ -1,0 +1,70 @@
+"""The pandas UDF `preview_webp`: a clip and its windows in, their animated WebPs out."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    IntegerType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+)
+from pyspark.sql.udf import UserDefinedFunction
+
+from udfs.once import once_a_row
+from udfs.preview import PreviewParams
+from udfs.previewing import PreviewWork, preview_clip
+from udfs.video import Limits
+from udfs.worker_log import log_to_stderr
+
+ANSWER = StructType(
+    [
+        StructField("clip_id", StringType()),
+        StructField("window_id", StringType()),
+        StructField("webp", BinaryType()),
+        StructField("width", IntegerType()),
+        StructField("height", IntegerType()),
+        StructField("num_frames", IntegerType()),
+        StructField("num_bytes", LongType()),
+        StructField("preview_status", StringType()),
+        StructField("preview_error", StringType()),
+    ]
+)
+"""One element of the UDF's answer; it echoes the ids so that the job can check the order."""
+
+
+def preview_webp_udf(params: PreviewParams, limits: Limits) -> UserDefinedFunction:
+    """Makes the UDF.
+
+    Args:
+        params: how previews look.
+        limits: what decoding a clip may cost.
+
+    Returns:
+        A UDF of `(clip_id string, clip_bytes binary, clip_uri string, windows array<struct<window_id
+        string, start_frame int, end_frame int, window_error string>>)` to an array of `ANSWER`, one for
+        each window, in order. It is nondeterministic to the optimizer, so that it is evaluated once a row.
+    """
+
+    def preview_webp(
+        batches: Iterator[tuple[pd.Series, pd.Series, pd.Series, pd.Series]],
+    ) -> Iterator[pd.Series]:
+        log_to_stderr(logging.INFO)
+        for batch in batches:
+            answers = [
+                preview_clip(clip_id, clip_bytes, clip_uri, _works(windows), params=params, limits=limits)
+                for clip_id, clip_bytes, clip_uri, windows in zip(*batch, strict=True)
+            ]
+            yield pd.Series(answers, dtype=object)
+
+    return once_a_row(preview_webp, ArrayType(ANSWER))
+
+
+def _works(windows: Any) -> list[PreviewWork]:
+    names = ("window_id", "start_frame", "end_frame", "window_error")
+    return [PreviewWork(*(window[name] for name in names)) for window in windows]
