@@ -21,12 +21,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED) ## the whole pipeline on sample clips, on this machine's CPU
 	@tools/check_machine.sh $(BIN)/python
-	$(BIN)/python demo/make_clips.py demo/clips
-	$(BIN)/python demo/make_checkpoints.py demo/models
+	$(BIN)/python -m demo.make_clips demo/clips
 	$(BIN)/captionlake run $(DEMO) --input-path demo/clips \
-	  --model-variant demo --model-dir demo/models \
+	  --model-variant demo --model-dir demo/checkpoints \
 	  --generate-captions --enhance-captions --generate-previews
-	$(BIN)/python demo/show.py demo/lake demo/previews
+	$(BIN)/python -m demo.show demo/lake demo/previews
 
 test: $(INSTALLED) ## the whole test suite
 	@tools/check_machine.sh $(BIN)/python
@@ -57,4 +56,4 @@ zip: $(INSTALLED) ## dist/captionlake.zip for spark-submit --py-files
 	$(BIN)/python tools/make_zip.py dist/captionlake.zip
 
 clean: ## remove what the demo and the builds made
-	rm -rf demo/lake demo/clips demo/models demo/previews build dist
+	rm -rf demo/lake demo/clips demo/previews build dist

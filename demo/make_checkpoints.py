@@ -1,25 +1,29 @@
-"""Writes small random checkpoints of real architecture: one that sees video, one that writes text.
+"""The demo's two models: their architecture, tokenizer and files; and random checkpoints of them.
 
-    python demo/make_checkpoints.py MODEL_DIR [--seed 0]
+    python -m demo.make_checkpoints MODEL_DIR [--seed 0]
 
 makes `MODEL_DIR/captionlake/demo-vl` (Qwen2.5-VL with processor, tokenizer and chat template) and
-`MODEL_DIR/captionlake/demo-text` (Qwen2.5). Their weights are seeded noise, so what they say means
-nothing; everything around the words (frames, positions, tokens, finish reasons) is as with the large
-models. The files have the layout of the published Qwen checkpoints, which transformers 4.57 and 5
-both load.
+`MODEL_DIR/captionlake/demo-text` (Qwen2.5) with seeded noise as weights: what they say means nothing, and
+everything around the words (frames, positions, tokens, finish reasons) is as with the large models. The
+trained ones are in `demo/checkpoints`, made by `python -m demo.training`. The files have the layout of the
+published Qwen checkpoints, which transformers 4.57 and 5 both load.
 """
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-REPO = Path(__file__).resolve().parent
-CORPUS = REPO / "corpus.txt"
+from demo.stories import caption_of, description_of, draw_story
+
+CORPUS = Path(__file__).resolve().parent / "corpus.txt"
+NUM_STORIES = 2_000
 VISION_ID = "captionlake/demo-vl"
 TEXT_ID = "captionlake/demo-text"
 
@@ -52,6 +56,28 @@ END_OF_TURN_SCALE = 1.6
 # An answer starts after a newline; this much of a newline's embedding is taken out of that row, so
 # that no answer ends before it has begun.
 EAGERNESS = 0.1
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the random and the trained models differ in.
+
+    Attributes:
+        num_layers: of each tower.
+        intermediate_size: inner width of the language model's layers.
+        rope_theta: slowest wavelength of the language model's positions.
+    """
+
+    num_layers: int
+    intermediate_size: int
+    rope_theta: float
+
+
+RANDOM = Architecture(num_layers=2, intermediate_size=2 * HIDDEN, rope_theta=1_000_000.0)
+# Rows and columns of a video turn with the slower frequencies, which must still tell neighbours apart in
+# pictures of a dozen tokens.
+TRAINED_VISION = Architecture(num_layers=4, intermediate_size=3 * HIDDEN, rope_theta=100.0)
+TRAINED_TEXT = Architecture(num_layers=4, intermediate_size=3 * HIDDEN, rope_theta=10_000.0)
 
 CHAT_TEMPLATE = """\
 {%- if messages[0].role != 'system' %}
@@ -139,7 +165,7 @@ def tokenizer_config() -> dict[str, Any]:
     }
 
 
-def text_config() -> dict[str, Any]:
+def text_config(architecture: Architecture) -> dict[str, Any]:
     """Returns the settings of the language model that both checkpoints share."""
     return {
         "attention_dropout": 0.0,
@@ -148,14 +174,14 @@ def text_config() -> dict[str, Any]:
         "hidden_act": "silu",
         "hidden_size": HIDDEN,
         "initializer_range": 0.02,
-        "intermediate_size": 2 * HIDDEN,
+        "intermediate_size": architecture.intermediate_size,
         "max_position_embeddings": 32768,
-        "max_window_layers": 2,
+        "max_window_layers": architecture.num_layers,
         "num_attention_heads": HIDDEN // HEAD_SIZE,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": architecture.num_layers,
         "num_key_value_heads": 1,
         "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000.0,
+        "rope_theta": architecture.rope_theta,
         "sliding_window": 32768,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",
@@ -165,12 +191,12 @@ def text_config() -> dict[str, Any]:
     }
 
 
-def vision_config() -> dict[str, Any]:
+def vision_config(architecture: Architecture = RANDOM) -> dict[str, Any]:
     """Returns the whole `config.json` of the vision-language model."""
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
-        **text_config(),
+        **text_config(architecture),
         "image_token_id": token_id("<|image_pad|>"),
         "video_token_id": token_id("<|video_pad|>"),
         "vision_start_token_id": token_id("<|vision_start|>"),
@@ -178,8 +204,8 @@ def vision_config() -> dict[str, Any]:
         "vision_token_id": token_id("<|vision_pad|>"),
         "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
         "vision_config": {
-            "depth": 2,
-            "fullatt_block_indexes": [1],
+            "depth": architecture.num_layers,
+            "fullatt_block_indexes": list(range(1, architecture.num_layers, 2)),
             "hidden_act": "silu",
             "hidden_size": HIDDEN,
             "in_chans": 3,
@@ -194,6 +220,19 @@ def vision_config() -> dict[str, Any]:
             "tokens_per_second": 2,
             "window_size": 112,
         },
+    }
+
+
+def qwen2_config(architecture: Architecture = RANDOM) -> dict[str, Any]:
+    """Returns the whole `config.json` of the text model."""
+    return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **text_config(architecture)}
+
+
+def vision_processor_configs() -> dict[str, dict[str, Any]]:
+    """Returns the processor's files of the vision-language model, by name."""
+    return {
+        "preprocessor_config.json": preprocessor_config("image"),
+        "video_preprocessor_config.json": preprocessor_config("video"),
     }
 
 
@@ -275,9 +314,21 @@ def _is_printable(text: str) -> bool:
 
 
 def write_checkpoint(
-    folder: Path, config: dict[str, Any], tokenizer: Tokenizer, weights: dict[str, torch.Tensor]
+    folder: Path,
+    config: dict[str, Any],
+    tokenizer: Tokenizer,
+    weights: dict[str, torch.Tensor],
+    processors: dict[str, dict[str, Any]] | None = None,
 ) -> None:
-    """Writes everything but the processor's files into `folder`."""
+    """Writes a checkpoint.
+
+    Args:
+        folder: where to; made when missing.
+        config: the content of `config.json`.
+        tokenizer: the tokenizer.
+        weights: by their published names.
+        processors: contents of the processor's files by name; None for a text model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))
@@ -289,7 +340,17 @@ def write_checkpoint(
         {"bos_token_id": config["bos_token_id"], "eos_token_id": stops, "pad_token_id": stops[1]},
     )
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    for name, content in (processors or {}).items():
+        _write_json(folder / name, content)
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+
+
+def train_demo_tokenizer() -> Tokenizer:
+    """Returns the tokenizer of the trained models: each word of their captions is one token."""
+    rng = np.random.default_rng(0)
+    stories = [draw_story(rng) for _ in range(NUM_STORIES)]
+    told = [text for story in stories for text in (caption_of(story), description_of(story))]
+    return train_tokenizer(CORPUS.read_text(encoding="utf-8") + "\n".join(told))
 
 
 def make_checkpoints(model_dir: Path, *, seed: int = 0) -> tuple[Path, Path]:
@@ -305,19 +366,14 @@ def make_checkpoints(model_dir: Path, *, seed: int = 0) -> tuple[Path, Path]:
     tokenizer = train_tokenizer(CORPUS.read_text(encoding="utf-8"))
     spoken = spoken_tokens(tokenizer)
     newline = tokenizer.encode("\n").ids[0]
+
+    def weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
+        return random_weights(config, spoken=spoken, newline_id=newline, seed=seed)
+
     vision_folder, text_folder = model_dir / VISION_ID, model_dir / TEXT_ID
-
-    vision = vision_config()
-    write_checkpoint(
-        vision_folder, vision, tokenizer, random_weights(vision, spoken=spoken, newline_id=newline, seed=seed)
-    )
-    _write_json(vision_folder / "preprocessor_config.json", preprocessor_config("image"))
-    _write_json(vision_folder / "video_preprocessor_config.json", preprocessor_config("video"))
-
-    text = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **text_config()}
-    write_checkpoint(
-        text_folder, text, tokenizer, random_weights(text, spoken=spoken, newline_id=newline, seed=seed + 1)
-    )
+    vision, text = vision_config(), qwen2_config()
+    write_checkpoint(vision_folder, vision, tokenizer, weights(vision, seed), vision_processor_configs())
+    write_checkpoint(text_folder, text, tokenizer, weights(text, seed + 1))
     return vision_folder, text_folder
 
 

@@ -1,12 +1,13 @@
 """Makes the sample clips of the demo: coloured shapes that move over a background.
 
-`python demo/make_clips.py FOLDER` writes a handful of small clips in several containers and codecs. The
+`python -m demo.make_clips FOLDER` writes a handful of small clips in several containers and codecs. The
 tests write their clips with the same functions.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-Frame = npt.NDArray[np.uint8]
-"""One picture: uint8 (height, width, 3), RGB."""
+from demo.drawing import Frame, Range, Staging, stage
+from demo.stories import Actor, Story
 
 TIME_BASE = Fraction(1, 90_000)
 SAMPLE_RATE = 16_000
@@ -154,39 +155,102 @@ def write_scene(
     return write_video(path, map(draw, range(num_frames)), frame_rate=frame_rate, **how)
 
 
-def _keep_or_write(path: Path, **how: Any) -> Path:
-    """Writes a scene unless it is there: encoders may give other bytes, and changed bytes are new work."""
-    if not path.exists():
-        part = path.with_name(f".{path.name}")
-        write_scene(part, **how)
-        part.replace(path)
-    return path
+@dataclass(frozen=True)
+class DemoClip:
+    """A sample clip: one story after the other, each as long as one of the clip's windows.
+
+    Attributes:
+        name: of the file; container and codec follow from it.
+        frame_rate: frames per second.
+        windows: the stories with their numbers of frames.
+        size: width and height in pixels, as displayed.
+        how: more arguments of `write_video`.
+    """
+
+    name: str
+    frame_rate: int
+    windows: tuple[tuple[Story, int], ...]
+    size: tuple[int, int] = (320, 240)
+    how: dict[str, Any] = field(default_factory=dict)
+
+    def frames(self, seed: int) -> Iterator[Frame]:
+        """Draws the clip; the seed decides what the stories leave open."""
+        rng = np.random.default_rng(seed)
+        for story, num_frames in self.windows:
+            scene = stage(story, STAGING, size=self.size, rng=rng)
+            for index in range(num_frames):
+                yield scene.frame(index / (num_frames - 1))
+
+    def write(self, folder: Path, seed: int) -> Path:
+        """Writes it unless it is there: encoders may give other bytes, and changed bytes are new work."""
+        path = folder / self.name
+        if not path.exists():
+            part = path.with_name(f".{path.name}")
+            write_video(
+                part, self.frames(seed), frame_rate=self.frame_rate, **CODECS[path.suffix], **self.how
+            )
+            part.replace(path)
+        return path
+
+
+def _one(background: str, colour: str, shape: str, *actions: str) -> Story:
+    return Story(background, (Actor(colour, shape, actions),), is_sequence=len(actions) > 1)
+
+
+def _two(background: str, first: str, then: str, *, is_sequence: bool) -> Story:
+    """A story of two shapes, each told as `colour shape action`."""
+    actors = [told.split(" ", 2) for told in (first, then)]
+    return Story(background, tuple(Actor(a, b, (c,)) for a, b, c in actors), is_sequence)
+
+
+STAGING = Staging(
+    travel=Range(((0.6, 0.9),)),
+    pace=Range(((0.7, 0.9),)),
+    radius=Range(((0.17, 0.2),)),
+    place=Range(((0.2, 0.8),)),
+    growth=Range(((1.9, 2.2),)),
+)
+H264: dict[str, Any] = {"options": {"preset": "veryfast", "crf": "23"}}
+VP9: dict[str, Any] = {
+    "codec": "libvpx-vp9",
+    "options": {"deadline": "realtime", "cpu-used": "8", "b": "300k"},
+}
+CODECS = {".mp4": H264, ".mov": H264, ".webm": VP9}
+
+DEMO_CLIPS = (
+    DemoClip("circle.mp4", 30, ((_one("blue", "red", "circle", "moves left", "grows"), 300),)),
+    DemoClip(
+        "square_and_cross.mp4",
+        24,
+        ((_two("green", "yellow square moves up", "purple cross shrinks", is_sequence=False), 120),),
+    ),
+    DemoClip(
+        "two_windows.mp4",
+        25,
+        (
+            (_one("black", "cyan", "triangle", "appears", "moves right"), 256),
+            (_two("orange", "white cross moves down", "blue circle grows", is_sequence=True), 244),
+        ),
+    ),
+    DemoClip(
+        "with_sound.mp4", 30, ((_one("purple", "white", "square", "vanishes"), 240),), how={"audio": True}
+    ),
+    DemoClip("vp9.webm", 25, ((_one("grey", "orange", "triangle", "shrinks", "moves up"), 150),)),
+    DemoClip(
+        "phone_upright.mov",
+        30,
+        ((_one("white", "green", "circle", "moves down"), 180),),
+        size=(240, 320),
+        how={"rotation_deg": 90},
+    ),
+)
+"""The stories of a clip stand where the clip's windows are under the default window rule."""
 
 
 def make_clips(folder: Path) -> list[Path]:
     """Writes the demo's clips that are not there yet into `folder`; returns the paths of all."""
     folder.mkdir(parents=True, exist_ok=True)
-    h264: dict[str, Any] = {"options": {"preset": "veryfast", "crf": "23"}}
-    vp9: dict[str, Any] = {
-        "codec": "libvpx-vp9",
-        "options": {"deadline": "realtime", "cpu-used": "8", "b": "300k"},
-    }
-    return [
-        _keep_or_write(folder / "disc_at_dusk.mp4", seconds=10, frame_rate=30, seed=0, **h264),
-        _keep_or_write(folder / "square_in_violet.mp4", seconds=5, frame_rate=24, seed=1, **h264),
-        _keep_or_write(folder / "diamond_at_sea.mp4", seconds=20, frame_rate=25, seed=2, **h264),
-        _keep_or_write(folder / "ring_with_sound.mp4", seconds=8, frame_rate=30, seed=3, audio=True, **h264),
-        _keep_or_write(folder / "disc_in_fog.webm", seconds=6, frame_rate=25, seed=4, **vp9),
-        _keep_or_write(
-            folder / "phone_upright.mov",
-            seconds=6,
-            frame_rate=30,
-            seed=5,
-            size=(240, 320),
-            rotation_deg=90,
-            **h264,
-        ),
-    ]
+    return [clip.write(folder, seed) for seed, clip in enumerate(DEMO_CLIPS)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,1 @@
+"""How the demo's checkpoints are trained: `python -m demo.training --help`."""
