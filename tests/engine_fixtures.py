@@ -12,11 +12,12 @@ from pyspark.sql import SparkSession
 
 from conf.engine import EngineSettings, RenderSettings
 from conf.variants import DEMO
-from demo.make_checkpoints import make_checkpoints
+from demo.make_checkpoints import TEXT_ID, make_checkpoints
 from udfs.engine.client import EngineClient
 from udfs.engine.runtime import RUNTIME_DIR_VARIABLE, kill_group, read_holder
 from udfs.engine.slot import Slot
 
+CHECKPOINTS = Path(__file__).parents[1] / "demo" / "checkpoints"
 LOAD_TIMEOUT_S = 400
 
 MAX_MODEL_LEN = 2048
@@ -57,9 +58,10 @@ def end_hosts(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def demo_models(tmp_path_factory: pytest.TempPathFactory) -> DemoModels:
-    """Small random checkpoints of real architecture."""
+    """A random vision model, whose captions differ with every pixel, and the demo's trained text model."""
     model_dir = tmp_path_factory.mktemp("models")
     vision, text = make_checkpoints(model_dir)
+    shutil.copytree(CHECKPOINTS / TEXT_ID, text, dirs_exist_ok=True)
     return DemoModels(model_dir, vision, text)
 
 

@@ -164,9 +164,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--test-batches", type=int, default=16, help="batches of the last test of captions")
     parser.add_argument("--report-every", type=int, default=100, help="steps between two lines")
     parser.add_argument("--seed", type=int, default=0, help="of weights and samples")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device"
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="torch device")
+    parser.add_argument("--start", type=Path, help="go on from the checkpoints in this folder")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     tokenizer = train_demo_tokenizer()

@@ -1,7 +1,11 @@
 """The text engine, with real vLLM."""
 
+import numpy as np
 import pytest
 
+from demo.stories import caption_of, read_description
+from demo.training.learn import draw_texts
+from demo.training.scores import score
 from tests.engine_fixtures import MAX_MODEL_LEN, DemoModels
 from tests.udfs.engine.requests_maker import caption_request
 from udfs.engine.client import EngineClient
@@ -48,3 +52,20 @@ def test_an_overlong_or_empty_text_costs_its_own_answer_only(text_engine: Engine
 def test_a_request_of_the_other_kind_is_refused(text_engine: EngineClient) -> None:
     with pytest.raises(ValueError, match="caption"):
         text_engine.submit(caption_request("w"))
+
+
+def test_the_demo_text_model_keeps_every_fact_of_200_unseen_captions_and_adds_none(
+    text_engine: EngineClient,
+) -> None:
+    rng = np.random.default_rng(5_000_000)
+    stories, advice = draw_texts(rng, 200)
+    captions = [caption_of(story) for story in stories]
+    generation = Generation(max_output_tokens=96)
+    requests = [TextRequest("e", *asked, generation) for asked in zip(captions, advice, strict=True)]
+    futures = [text_engine.submit(request, 64) for request in requests]
+    told = [future.result(TIMEOUT_S).text or "" for future in futures]
+    found = score(zip(told, stories, strict=True), read_description)
+    assert found.fact_share >= 0.98
+    assert found.added_facts == 0
+    for text, caption in zip(told, captions, strict=True):
+        assert len(text.split()) >= 1.5 * len(caption.split())
