@@ -18,6 +18,7 @@ from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
 from jobs.stage import JobContext, Stage, StageKind, with_clips
+from jobs.weights import provide_weights
 from jobs.windows import media_limits
 from schemas.captions import CAPTIONS
 from udfs.caption_udf import caption_windows_udf
@@ -103,7 +104,10 @@ def stage(context: JobContext) -> Stage:
         clips = with_clips(lake, chunk, one_row_per_clip(windows), partitions=parallelism(lake.spark))
         return build(clips, settings)
 
-    return Stage(CAPTIONS, "caption_config_id", config, "windows", pending, rows)
+    def provide(lake: Lake) -> None:
+        provide_weights(lake.spark, caption_engine(settings))
+
+    return Stage(CAPTIONS, "caption_config_id", config, "windows", pending, rows, provide)
 
 
 def _identity_columns(settings: Settings, model: ModelIdentity) -> list:  # type: ignore[type-arg]

@@ -17,6 +17,7 @@ from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
 from jobs.stage import JobContext, Stage, StageKind
+from jobs.weights import provide_weights
 from schemas.captions import CAPTIONS
 from schemas.enhancements import ENHANCEMENTS
 from udfs.enhance_udf import ANSWER, enhance_caption_udf
@@ -104,7 +105,10 @@ def stage(context: JobContext) -> Stage:
         spread = captions.repartition(parallelism(lake.spark), "window_id")
         return build(spread, settings)
 
-    return Stage(ENHANCEMENTS, "enhance_config_id", config, "captions", pending, rows)
+    def provide(lake: Lake) -> None:
+        provide_weights(lake.spark, text_engine(settings))
+
+    return Stage(ENHANCEMENTS, "enhance_config_id", config, "captions", pending, rows, provide)
 
 
 def _check(settings: Settings) -> None:

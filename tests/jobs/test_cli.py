@@ -147,7 +147,10 @@ def test_the_front_doors_open(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["run", "--enhance-captions", "--output-path", "lake"], ["--generate-captions"]),
         (["windows"], ["--output-path"]),
-        (["run", "--generate-captions", "--model-dir", "nowhere", "--output-path", "lake"], ["model_dir"]),
+        (
+            ["caption", "--model-variant", "demo", "--model-dir", "nowhere", "--output-path", "lake"],
+            ["model_dir"],
+        ),
     ],
     ids=lambda argv: " ".join(argv)[:40],
 )
