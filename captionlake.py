@@ -1,8 +1,48 @@
-"""Captionlake's front door: the version and the command line's entry point."""
+"""Captionlake's front door: the version, the public names and the command line's entry point."""
 
+import importlib
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.api import Pipeline
+    from jobs.stages import (
+        CaptionEnhancementStage,
+        CaptionGenerationStage,
+        CaptionPreparationStage,
+        PreviewStage,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CaptionEnhancementStage",
+    "CaptionGenerationStage",
+    "CaptionPreparationStage",
+    "Pipeline",
+    "PreviewStage",
+    "__version__",
+    "main",
+]
+
+# Imported at their first use: Spark takes a second, and the command line says its help without it.
+_MODULES = {
+    "Pipeline": "jobs.api",
+    "CaptionPreparationStage": "jobs.stages",
+    "PreviewStage": "jobs.stages",
+    "CaptionGenerationStage": "jobs.stages",
+    "CaptionEnhancementStage": "jobs.stages",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
 
 
 def main(argv: list[str] | None = None) -> int:

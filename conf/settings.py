@@ -14,6 +14,9 @@ from conf.stages import (
     PreviewSettings,
 )
 
+AGREEING = ("model_does_preprocess", "model_variant")
+"""Parameters in which the preparation and the generation of captions must agree."""
+
 
 class LakeSettings(Group):
     """Where rows come from and where they go."""
@@ -118,7 +121,7 @@ class Settings(Group):
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
         preparation, generation = self.caption_preparation, self.caption_generation
-        for name in ("model_does_preprocess", "model_variant"):
+        for name in AGREEING:
             ours, theirs = getattr(preparation, name), getattr(generation, name)
             if ours != theirs:
                 raise ValueError(

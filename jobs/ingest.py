@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from conf.errors import ClipError, CommitError, SettingsError
+from conf.errors import ClipError, CommitError, SchemaError, SettingsError
 from conf.settings import Settings
 from jobs.commits import is_conflict
 from jobs.lake import Lake, first_line
@@ -68,13 +68,66 @@ def add_clips(context: JobContext, files: Sequence[ClipFile]) -> None:
     spark = context.lake.spark
     partitions = max(parallelism(spark), sum(file.size_bytes for file in files) // FILE_BYTES)
     listed = spark.createDataFrame([Row(**vars(file)) for file in files], _LISTED).repartition(partitions)
-    rows = build(listed, context.settings).persist(StorageLevel.DISK_ONLY)
+    add_rows(context, build(listed, context.settings))
+
+
+def add_rows(context: JobContext, rows: DataFrame) -> None:
+    """Adds rows of `clips` that have no `clip_no` yet; counts as `add_clips`.
+
+    Raises:
+        SchemaError: a `clip_id` is null or stands twice.
+        CommitError: other writers came first every time.
+    """
+    rows = rows.persist(StorageLevel.DISK_ONLY)
     try:
+        _check_ids(rows)
         counts = _commit(context.lake, rows, run_id=context.run_id)
     finally:
         rows.unpersist()
     log.info("stage=clips %s", " ".join(f"{name}={n}" for name, n in sorted(counts.items())))
     context.counts.update({f"clips.{name}": n for name, n in counts.items() if n})
+
+
+def rows_of_table(clips: DataFrame) -> DataFrame:
+    """Turns a table of clips into rows of `clips` without `clip_no`.
+
+    Args:
+        clips: `clip_id`, and `clip_bytes` or `clip_uri` or both; the other columns of `clips` where they
+            are there. Without `content_id`, bytes count by their hash, and a URI by itself: a file that
+            changes under the same URI is then not seen as new work.
+
+    Raises:
+        SchemaError: a column is missing.
+    """
+    if "clip_id" not in clips.columns or not {"clip_bytes", "clip_uri"} & set(clips.columns):
+        raise SchemaError(
+            f"table of clips: it needs clip_id and one of clip_bytes, clip_uri; it has {clips.columns}"
+        )
+    schema = StructType([field for field in CLIPS.schema if field.name != "clip_no"])
+    given = clips.select(
+        *[
+            (F.col(field.name) if field.name in clips.columns else F.lit(None))
+            .cast(field.dataType)
+            .alias(field.name)
+            for field in schema
+        ]
+    )
+    digest = F.substring(F.sha2("clip_bytes", 256), 1, 32)
+    by_bytes = F.concat_ws("-", F.length("clip_bytes").cast("string"), digest)
+    of_content = F.when(F.col("clip_bytes").isNotNull(), by_bytes).otherwise(F.col("clip_uri"))
+    return given.withColumns(
+        {
+            "source_video": F.coalesce("source_video", "clip_uri", "clip_id"),
+            "content_id": F.coalesce("content_id", of_content),
+        }
+    )
+
+
+def _check_ids(rows: DataFrame) -> None:
+    counted = rows.groupBy("clip_id").count().where("clip_id IS NULL OR count > 1").limit(3).collect()
+    if counted:
+        names = ", ".join(f"{row[0]} ({row[1]} times)" for row in counted)
+        raise SchemaError(f"clips to be added: clip_id must be there, and once; found {names}")
 
 
 def listed(settings: Settings) -> list[ClipFile]:

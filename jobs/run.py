@@ -4,12 +4,12 @@ import logging
 import sys
 from functools import partial
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import SettingsError
 from conf.settings import Settings
 from jobs import caption, enhance, ingest, preview, windows
-from jobs.pipeline import run_stages
+from jobs.pipeline import Prepare, run_stages
 from jobs.report import Report
 from jobs.stage import StageKind
 
@@ -37,10 +37,19 @@ def kinds(settings: Settings) -> list[StageKind]:
     return [stage for stage, is_wanted in wanted if is_wanted]
 
 
-def run(spark: SparkSession, settings: Settings) -> Report:
-    """Runs the pipeline; the clips that are in the lake already are part of it."""
-    ingests = bool(settings.lake.input_path)
-    prepare = partial(ingest.add_clips, files=ingest.listed(settings)) if ingests else None
+def run(spark: SparkSession, settings: Settings, clips: DataFrame | None = None) -> Report:
+    """Runs the pipeline; the clips that are in the lake already are part of it.
+
+    Args:
+        spark: the session.
+        settings: the settings.
+        clips: clips to be added; None: those of `lake.input_path`, where there is one.
+    """
+    ingests = clips is not None or bool(settings.lake.input_path)
+    if clips is not None:
+        prepare: Prepare | None = partial(ingest.add_rows, rows=ingest.rows_of_table(clips))
+    else:
+        prepare = partial(ingest.add_clips, files=ingest.listed(settings)) if ingests else None
     wanted = kinds(settings)
     for table in ("captions", "enhancements", "previews"):
         if table not in {kind.table for kind in wanted}:

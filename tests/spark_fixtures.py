@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 
 from conf.loading import load_settings
 from conf.settings import Settings
+from jobs.lake import Lake
 from jobs.session import get_session
 
 
@@ -29,3 +30,11 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
         return load_settings(flags={"--output-path": str(tmp_path / "lake"), **given})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def blank_lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake of empty tables, to be copied: creating seven tables takes seconds."""
+    folder = tmp_path_factory.mktemp("blank") / "lake"
+    Lake(spark, str(folder)).create()
+    return folder
