@@ -5,13 +5,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobs.api import Pipeline
+    from jobs.api import Pipeline, register_functions
     from jobs.stages import (
         CaptionEnhancementStage,
         CaptionGenerationStage,
         CaptionPreparationStage,
         PreviewStage,
     )
+    from udfs.curator import get_output_path_clips, get_output_path_metas, get_output_path_previews
 
 __version__ = "0.1.0"
 
@@ -22,16 +23,24 @@ __all__ = [
     "Pipeline",
     "PreviewStage",
     "__version__",
+    "get_output_path_clips",
+    "get_output_path_metas",
+    "get_output_path_previews",
     "main",
+    "register_functions",
 ]
 
 # Imported at their first use: Spark takes a second, and the command line says its help without it.
 _MODULES = {
     "Pipeline": "jobs.api",
+    "register_functions": "jobs.api",
     "CaptionPreparationStage": "jobs.stages",
     "PreviewStage": "jobs.stages",
     "CaptionGenerationStage": "jobs.stages",
     "CaptionEnhancementStage": "jobs.stages",
+    "get_output_path_clips": "udfs.curator",
+    "get_output_path_metas": "udfs.curator",
+    "get_output_path_previews": "udfs.curator",
 }
 
 

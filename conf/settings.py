@@ -24,6 +24,12 @@ class LakeSettings(Group):
     input_path: tuple[str, ...] = setting(
         (), "files, folders, globs or URIs of clips (repeatable)", flags=("--input-path", "--video-dir")
     )
+    from_curator: str | None = setting(
+        None,
+        "a folder that NeMo Curator wrote: its clips, with their ids and spans",
+        flags=("--from-curator",),
+        min_length=1,
+    )
     output_path: str | None = setting(
         None,
         "the lake: a folder, or catalog.schema",
@@ -96,8 +102,20 @@ class MediaLimits(Group):
     )
 
 
+class ExportSettings(Group):
+    """How a lake is written as files, and where to."""
+
+    layout: Literal["curator"] = setting(
+        "curator", "folders and names as NeMo Curator writes them", flags=("--layout",)
+    )
+    path: str | None = setting(
+        None, "folder or URI that gets the files", flags=("--export-path",), min_length=1
+    )
+    clips: bool = setting(False, "write the clips, too", flags=("--export-clips",))
+
+
 class SparkSettings(Group):
-    """Only for a session that Captionlake starts itself; a cluster's own session is used as it is."""
+    """Only for a session that Captionlake starts itself; a session that is there is used as it is."""
 
     master: str | None = setting(
         None, "Spark master; local[*] where nobody named one", flags=("--master",), min_length=1
@@ -116,6 +134,7 @@ class Settings(Group):
     caption_enhancement: CaptionEnhancementSettings = CaptionEnhancementSettings()
     engine: EngineTuning = EngineTuning()
     media: MediaLimits = MediaLimits()
+    export: ExportSettings = ExportSettings()
     spark: SparkSettings = SparkSettings()
 
     @model_validator(mode="after")

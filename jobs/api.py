@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 from conf.errors import SettingsError
 from conf.loading import stage_settings
 from conf.settings import Settings
-from jobs import run
+from jobs import functions, run
 from jobs.report import Report
 from jobs.stages import (
     CaptionEnhancementStage,
@@ -141,3 +141,16 @@ def _locations(clips: Clips) -> tuple[str, ...]:
 
 def _table(clips: Clips) -> DataFrame | None:
     return clips if isinstance(clips, DataFrame) else None
+
+
+def register_functions(spark: SparkSession, *, config: Config = None) -> None:
+    """Registers `caption_windows`, `enhance_caption` and `preview_webp` with a session, for its SQL.
+
+    Args:
+        spark: the session.
+        config: how they work: a YAML file, or groups of settings.
+
+    Raises:
+        SettingsError: something that a function needs is missing: weights, or an ffmpeg that makes WebP.
+    """
+    functions.register_functions(spark, stage_settings({}, config=config))

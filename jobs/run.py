@@ -43,18 +43,20 @@ def run(spark: SparkSession, settings: Settings, clips: DataFrame | None = None)
     Args:
         spark: the session.
         settings: the settings.
-        clips: clips to be added; None: those of `lake.input_path`, where there is one.
+        clips: clips to be added; None: those that the settings name, if any.
     """
-    ingests = clips is not None or bool(settings.lake.input_path)
-    if clips is not None:
-        prepare: Prepare | None = partial(ingest.add_rows, rows=ingest.rows_of_table(clips))
+    prepare: Prepare | None
+    if clips is None:
+        prepare = ingest.preparation(settings)
     else:
-        prepare = partial(ingest.add_clips, files=ingest.listed(settings)) if ingests else None
+        prepare = partial(ingest.add_rows, rows=ingest.rows_of_table(clips))
     wanted = kinds(settings)
     for table in ("captions", "enhancements", "previews"):
         if table not in {kind.table for kind in wanted}:
             log.info("stage=%s is off", table)
-    return run_stages(spark, settings, command="run", kinds=wanted, prepare=prepare, ingests=ingests)
+    return run_stages(
+        spark, settings, command="run", kinds=wanted, prepare=prepare, ingests=prepare is not None
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
-"""The one local Spark session of the suite, and lakes in temporary folders."""
+"""The one local Spark session of the suite, lakes in temporary folders, and loggers as they were."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from conf.loading import load_settings
 from conf.settings import Settings
 from jobs.lake import Lake
 from jobs.session import get_session
+from udfs.worker_log import NAMES
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +40,15 @@ def blank_lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("blank") / "lake"
     Lake(spark, str(folder)).create()
     return folder
+
+
+@pytest.fixture
+def loggers() -> Iterator[None]:
+    """The command line sends log lines to its own stderr; other tests want them elsewhere again."""
+    before = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in NAMES}
+    yield
+    for name, (level, propagate) in before.items():
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(level)
+        logger.propagate = propagate

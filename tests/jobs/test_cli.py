@@ -1,12 +1,10 @@
 """The command line: what it offers, what it refuses, and how it ends."""
 
 import json
-import logging
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,21 +15,9 @@ from jobs.cli import COMMANDS, main
 from jobs.lake import Lake
 from schemas.runs import RUNS
 from tests.jobs.conftest import FilledLake
-from udfs.worker_log import NAMES
 
+pytestmark = pytest.mark.usefixtures("loggers")
 each_command = pytest.mark.parametrize("command", COMMANDS)
-
-
-@pytest.fixture(autouse=True)
-def loggers() -> Iterator[None]:
-    """The command line sends log lines to its own stderr; other tests want them elsewhere again."""
-    before = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in NAMES}
-    yield
-    for name, (level, propagate) in before.items():
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def ended(*argv: str) -> int:
@@ -55,7 +41,7 @@ def help_by_flag(
     return found
 
 
-INPUT = {"lake.input_path", "lake.ingest_mode"}
+INPUT = {"lake.input_path", "lake.ingest_mode", "lake.from_curator"}
 # How windows are captioned means nothing to these; how they are cut says which windows are meant.
 PROMPTS = {
     f"caption_preparation.{name}"
@@ -74,7 +60,13 @@ HIDDEN = {
     "enhance": INPUT | PROMPTS,
     "preview": INPUT | PROMPTS,
     "retry": INPUT,
-    "sql": INPUT | {"lake.windows_per_commit"},
+    "export": INPUT | PROMPTS | {"lake.windows_per_commit", "caption_preparation.verbose"},
+    "sql": INPUT
+    | {"lake.windows_per_commit"}
+    | {
+        f"caption_preparation.{name}"
+        for name in ("sampling_fps", "window_size", "remainder_threshold", "generate_previews")
+    },
 }
 OWN = {"--help", "--config", "--where", "--format", "--save"}
 
