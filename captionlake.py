@@ -61,5 +61,18 @@ def main(argv: list[str] | None = None) -> int:
     return cli_main(sys.argv[1:] if argv is None else argv)
 
 
+def task() -> None:
+    """Runs the command line as the task of a scheduler, which sees no exit code.
+
+    Raises:
+        RuntimeError: the command did not end well; what it wrote before says why.
+    """
+    code = main()
+    if code:
+        raise RuntimeError(
+            f"captionlake {' '.join(sys.argv[1:2])} ended with code {code}; see its error above"
+        )
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from conf.fields import Group, setting
 from conf.stages import (
@@ -121,6 +121,19 @@ class SparkSettings(Group):
         None, "Spark master; local[*] where nobody named one", flags=("--master",), min_length=1
     )
     driver_memory: str = setting("2g", "memory of the driver's JVM", flags=("--driver-memory",), min_length=2)
+    properties: tuple[str, ...] = setting(
+        (),
+        "more properties, each as spark.NAME=VALUE (repeatable); those of spark-submit win",
+        flags=("--spark-property",),
+    )
+
+    @field_validator("properties")
+    @classmethod
+    def _are_properties(cls, properties: tuple[str, ...]) -> tuple[str, ...]:
+        for text in properties:
+            if not text.startswith("spark.") or "=" not in text:
+                raise ValueError(f"{text!r} is not spark.NAME=VALUE")
+        return properties
 
 
 class Settings(Group):

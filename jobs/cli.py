@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         0 when the job ended, whatever the statuses of its rows; 1 when it could not go on; 2 when a
         setting or a table was refused before work started.
     """
-    parser = _parser()
+    parser = make_parser()
     args, unknown = parser.parse_known_args(argv)
     log_to_stderr(logging.INFO)
     try:
@@ -151,7 +151,8 @@ def _takes(command: str, field: SettingField) -> bool:
     return command in ("ingest", "run") or field.name not in ("ingest_mode", "input_path", "from_curator")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; flags that are not given are absent from what it returns."""
     parser = argparse.ArgumentParser(
         prog="captionlake",
         description="Captions and previews for the video clips of a lakehouse.",
@@ -204,9 +205,14 @@ def _add_flag(section: Any, flags: list[str], fields: list[SettingField]) -> Non
     if annotation is bool:
         section.add_argument(*flags, action=argparse.BooleanOptionalAction, **common)
     elif annotation == tuple[str, ...]:
-        section.add_argument(*flags, nargs="+", action="extend", metavar="PATH", **common)
+        section.add_argument(*flags, nargs="+", action="extend", metavar=_metavar(field), **common)
     else:
         section.add_argument(*flags, metavar=field.name.upper(), **common)
+
+
+def _metavar(field: SettingField) -> str:
+    """What one of a list's words is."""
+    return "PATH" if field.name.endswith("path") else "NAME=VALUE"
 
 
 def _is_shared(fields: list[SettingField]) -> bool:

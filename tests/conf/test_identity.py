@@ -124,6 +124,7 @@ NEUTRAL = {
     "--max-frame-pixels": 4096,
     "--master": "local[1]",
     "--driver-memory": "4g",
+    "--spark-property": ("spark.ui.enabled=true",),
     "--captioning-stage2-prompt-text": "never used without a second pass",
 }
 

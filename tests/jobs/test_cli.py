@@ -14,6 +14,7 @@ from conf.loading import FIELDS
 from jobs.cli import COMMANDS, main
 from jobs.lake import Lake
 from schemas.runs import RUNS
+from tests.checkout import ROOT
 from tests.jobs.conftest import FilledLake
 
 pytestmark = pytest.mark.usefixtures("loggers")
@@ -243,3 +244,28 @@ def test_bad_clips_end_in_rows_and_a_summary_and_not_in_a_failure(
     ]
     commands = [row.command for row in Lake(spark, str(lake)).read(RUNS).orderBy("started_at").collect()]
     assert commands == ["run", "retry"]
+
+
+@pytest.mark.parametrize("name", ["databricks.yaml", "gpu_cluster.yaml"])
+def test_a_command_runs_with_the_settings_of_a_cluster(
+    spark: SparkSession, capsys: pytest.CaptureFixture[str], filled: FilledLake, tmp_path: Path, name: str
+) -> None:
+    lake = filled.copy(tmp_path).lake
+    window = ["--captioning-window-size", "20", "--captioning-remainder-threshold", "8"]
+    config = ["--config", str(ROOT / "conf" / name), "--output-path", lake.location]
+    assert ended("windows", *window, *config) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+SESSION = """
+import sys
+from conf.loading import load_settings
+from jobs.session import get_session
+flags = {"--spark-property": ("spark.sql.shuffle.partitions = 3",), "--master": "local[1]"}
+print(get_session(load_settings(flags=flags).spark).conf.get("spark.sql.shuffle.partitions"))
+"""
+
+
+def test_a_session_that_is_started_gets_the_properties_of_the_settings() -> None:
+    done = subprocess.run([sys.executable, "-c", SESSION], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3"
