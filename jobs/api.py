@@ -12,6 +12,7 @@ from conf.loading import stage_settings
 from conf.settings import Settings
 from jobs import functions, run
 from jobs.report import Report
+from jobs.session import check_delta
 from jobs.stages import (
     CaptionEnhancementStage,
     CaptionGenerationStage,
@@ -126,6 +127,7 @@ class Pipeline:
             SchemaError: a table is not as it must be.
             EngineError: the engine cannot start, or died for good.
         """
+        check_delta(spark)
         settings = self.settings(output_path=output_path, clips=clips, config=config)
         log.info("pipeline=%s stages=%s", self.name, ",".join(type(stage).__name__ for stage in self.stages))
         return run.run(spark, settings, _table(clips))

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -81,9 +82,9 @@ def run(spark: SparkSession, settings: Settings) -> ExportReport:
     Raises:
         SettingsError: no place is named, or the lake has no windows under these settings.
     """
-    path = settings.export.path
-    if not path:
+    if not settings.export.path:
         raise SettingsError("export.path is not set; name a folder or a URI with --export-path")
+    path = _place(settings.export.path)
     lake = Lake(spark, settings.lake.output_path)
     prep_id = prep_config(settings).config_id
     windows = lake.read(WINDOWS).where(F.col("prep_config_id") == prep_id)
@@ -100,6 +101,11 @@ def run(spark: SparkSession, settings: Settings) -> ExportReport:
             written += _export_chunk(lake, chunk, prep_id, path, with_clips=settings.export.clips)
             log.info("export %s %s", chunk.where, " ".join(f"{k}={n}" for k, n in sorted(written.items())))
     return ExportReport(dict(written), path)
+
+
+def _place(path: str) -> str:
+    """The place as every executor understands it: each of them has a working folder of its own."""
+    return path if ":" in path else str(Path(path).absolute())
 
 
 def _export_chunk(lake: Lake, chunk: Chunk, prep_id: str, path: str, *, with_clips: bool) -> Counter[str]:
@@ -178,7 +184,7 @@ def _write(rows: DataFrame, write: Write) -> Counter[str]:
     def write_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         log_to_stderr(logging.INFO)
         for batch in batches:
-            done = [write(row) for row in batch.to_pylist(maps_as_pydicts="strict")]
+            done = [write(row) for row in batch.to_pylist()]
             yield pa.RecordBatch.from_arrays([pa.array(done, pa.string())], ["what"])
 
     counted = rows.mapInArrow(write_batches, _WRITTEN).groupBy("what").count().collect()

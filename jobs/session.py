@@ -65,7 +65,7 @@ def get_session(settings: SparkSettings) -> SparkSession:
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     active = SparkSession.getActiveSession()
     session = active or _build(settings)
-    _check_delta(session)
+    check_delta(session)
     return session
 
 
@@ -91,7 +91,8 @@ def _properties(settings: SparkSettings) -> dict[str, str]:
     return {key.strip(): value.strip() for key, value in pairs if key.strip() not in given}
 
 
-def _check_delta(session: SparkSession) -> None:
+def check_delta(session: SparkSession) -> None:
+    """Checks that the session writes Delta tables; SettingsError with what to submit it with."""
     extension = session.conf.get("spark.sql.extensions", "") or ""
     databricks = session.conf.get("spark.databricks.clusterUsageTags.sparkVersion", "")
     if "DeltaSparkSessionExtension" not in extension and not databricks:

@@ -58,7 +58,9 @@ def test_the_folders_are_where_clip_writer_stage_has_them() -> None:
 
 
 def test_a_clip_s_metadata_has_the_original_s_keys() -> None:
-    second = WINDOW | {"window_index": 1, "start_frame": 256, "end_frame": 299, "enhanced_caption": None}
+    # Arrow gives maps as lists of pairs.
+    pairs = WINDOW | {"caption": [("qwen", "A cat.")]}
+    second = pairs | {"window_index": 1, "start_frame": 256, "end_frame": 299, "enhanced_caption": None}
     assert written(CLIP | {"windows": [second, WINDOW]}) == {
         "span_uuid": "8f1c",
         "source_video": "file:///videos/a.mp4",
