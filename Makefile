@@ -56,4 +56,4 @@ zip: $(INSTALLED) ## dist/captionlake.zip for spark-submit --py-files
 	$(BIN)/python tools/make_zip.py dist/captionlake.zip
 
 clean: ## remove what the demo and the builds made
-	rm -rf demo/lake demo/clips demo/previews build dist
+	rm -rf demo/lake demo/clips demo/previews demo/files demo/curated build dist

@@ -75,6 +75,20 @@ class RenderSettings(BaseModel):
         )
 
 
+class HubWeights(BaseModel):
+    """Weights that are fetched from the model hub where they are not there.
+
+    Attributes:
+        repo_id: the repository, e.g. `Qwen/Qwen3-14B`.
+        revision: the commit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repo_id: str
+    revision: str
+
+
 class EngineSettings(BaseModel):
     """Settings of one engine and of the clients that use it.
 
@@ -92,6 +106,7 @@ class EngineSettings(BaseModel):
             has work; without work it goes at once.
         seed: of the engine's random numbers.
         python: interpreter of the engine's own environment; None for the client's interpreter.
+        weights: what is fetched to `model_path` before the engine starts; None: somebody put it there.
         render: how this client's requests become the model's input.
     """
 
@@ -109,6 +124,7 @@ class EngineSettings(BaseModel):
     tenure_s: float = Field(default=60.0, ge=0)
     seed: int = 0
     python: str | None = None
+    weights: HubWeights | None = None
     render: RenderSettings = RenderSettings()
 
     @property

@@ -26,6 +26,10 @@ class EngineError(CaptionlakeError):
     """Raised when the engine cannot start, or has died and could not be brought back."""
 
 
+class WeightsError(EngineError):
+    """Raised when a model's weights are incomplete on a machine, or cannot be fetched to it."""
+
+
 class RowContractError(CaptionlakeError):
     """Raised when a stage would lose, double or mix up a row."""
 

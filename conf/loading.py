@@ -3,13 +3,13 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
 
 from conf.errors import SettingsError
-from conf.fields import SettingField, fields_of
+from conf.fields import Group, SettingField, fields_of
 from conf.settings import SCRIPT_DEFAULTS, Settings
 
 ENV_PREFIX = "CAPTIONLAKE_"
@@ -59,6 +59,43 @@ def load_settings(
     for layer in layers:
         merged.update(layer)
     return _validate(merged)
+
+
+def stage_settings(
+    given: Mapping[str, Mapping[str, Any]], *, config: str | Mapping[str, Any] | None = None
+) -> Settings:
+    """Builds the settings of stages that are composed in Python; the script's own defaults play no part.
+
+    Args:
+        given: groups of settings as the code gives them.
+        config: path of a YAML file, or groups of settings; below what the code gives.
+
+    Raises:
+        SettingsError: as `load_settings`.
+    """
+    merged: Layer = {}
+    if isinstance(config, str):
+        merged.update(_flatten(_read_yaml(config), config))
+    elif config:
+        merged.update(_flatten(config, "config"))
+    merged.update(_flatten(given, "the code"))
+    return _validate(merged)
+
+
+def stage_values(group: str, values: Mapping[str, Any], where: str) -> Group:
+    """Checks the settings of one group alone, whatever the others may be.
+
+    Raises:
+        SettingsError: as `load_settings`.
+    """
+    layer = _flatten({group: values}, where)
+    model = Settings.model_fields[group].annotation
+    assert model is not None
+    try:
+        return cast(Group, model(**values))
+    except ValidationError as error:
+        items = [{**item, "loc": (group, *item["loc"])} for item in error.errors()]
+        raise SettingsError("\n".join(_explain(item, layer) for item in items)) from error
 
 
 def flag_layer(flags: Mapping[str, Any], where: str = "") -> Layer:

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from conf.fields import Group, setting
 from conf.stages import (
@@ -14,12 +14,21 @@ from conf.stages import (
     PreviewSettings,
 )
 
+AGREEING = ("model_does_preprocess", "model_variant")
+"""Parameters in which the preparation and the generation of captions must agree."""
+
 
 class LakeSettings(Group):
     """Where rows come from and where they go."""
 
     input_path: tuple[str, ...] = setting(
         (), "files, folders, globs or URIs of clips (repeatable)", flags=("--input-path", "--video-dir")
+    )
+    from_curator: str | None = setting(
+        None,
+        "a folder that NeMo Curator wrote: its clips, with their ids and spans",
+        flags=("--from-curator",),
+        min_length=1,
     )
     output_path: str | None = setting(
         None,
@@ -93,13 +102,38 @@ class MediaLimits(Group):
     )
 
 
+class ExportSettings(Group):
+    """How a lake is written as files, and where to."""
+
+    layout: Literal["curator"] = setting(
+        "curator", "folders and names as NeMo Curator writes them", flags=("--layout",)
+    )
+    path: str | None = setting(
+        None, "folder or URI that gets the files", flags=("--export-path",), min_length=1
+    )
+    clips: bool = setting(False, "write the clips, too", flags=("--export-clips",))
+
+
 class SparkSettings(Group):
-    """Only for a session that Captionlake starts itself; a cluster's own session is used as it is."""
+    """Only for a session that Captionlake starts itself; a session that is there is used as it is."""
 
     master: str | None = setting(
         None, "Spark master; local[*] where nobody named one", flags=("--master",), min_length=1
     )
     driver_memory: str = setting("2g", "memory of the driver's JVM", flags=("--driver-memory",), min_length=2)
+    properties: tuple[str, ...] = setting(
+        (),
+        "more properties, each as spark.NAME=VALUE (repeatable); those of spark-submit win",
+        flags=("--spark-property",),
+    )
+
+    @field_validator("properties")
+    @classmethod
+    def _are_properties(cls, properties: tuple[str, ...]) -> tuple[str, ...]:
+        for text in properties:
+            if not text.startswith("spark.") or "=" not in text:
+                raise ValueError(f"{text!r} is not spark.NAME=VALUE")
+        return properties
 
 
 class Settings(Group):
@@ -113,12 +147,13 @@ class Settings(Group):
     caption_enhancement: CaptionEnhancementSettings = CaptionEnhancementSettings()
     engine: EngineTuning = EngineTuning()
     media: MediaLimits = MediaLimits()
+    export: ExportSettings = ExportSettings()
     spark: SparkSettings = SparkSettings()
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
         preparation, generation = self.caption_preparation, self.caption_generation
-        for name in ("model_does_preprocess", "model_variant"):
+        for name in AGREEING:
             ours, theirs = getattr(preparation, name), getattr(generation, name)
             if ours != theirs:
                 raise ValueError(

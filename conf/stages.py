@@ -76,7 +76,10 @@ class CaptionGenerationSettings(Group):
     """Which model captions the windows, and how."""
 
     model_dir: str = setting(
-        "models/qwen", "folder that holds the model weights", flags=("--model-dir",), min_length=1
+        "models/qwen",
+        "folder of the model weights; what is missing is fetched to it",
+        flags=("--model-dir",),
+        min_length=1,
     )
     model_variant: Variant = setting(
         "qwen", "model family that writes the captions", flags=("--captioning-algorithm", "--model-variant")
@@ -117,7 +120,10 @@ class CaptionEnhancementSettings(Group):
     """Which text model enhances the captions, and how."""
 
     model_dir: str = setting(
-        "models/qwen", "folder that holds the model weights", flags=("--model-dir",), min_length=1
+        "models/qwen",
+        "folder of the model weights; what is missing is fetched to it",
+        flags=("--model-dir",),
+        min_length=1,
     )
     model_variant: Variant = setting(
         "qwen",

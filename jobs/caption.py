@@ -4,6 +4,7 @@ import sys
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.udf import UserDefinedFunction
 
 from conf.identity import ModelIdentity, caption_config, prep_config
 from conf.prompts import caption_prompt, stage2_prompt
@@ -18,6 +19,7 @@ from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
 from jobs.stage import JobContext, Stage, StageKind, with_clips
+from jobs.weights import provide_weights
 from jobs.windows import media_limits
 from schemas.captions import CAPTIONS
 from udfs.caption_udf import caption_windows_udf
@@ -57,12 +59,7 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         The columns of `captions` without those that a commit fills in, one row for each window.
     """
     model = caption_model(settings)
-    udf = caption_windows_udf(
-        caption_engine(settings),
-        caption_plan(settings),
-        min_in_flight=settings.caption_generation.caption_batch_size,
-    )
-    answered = answer_each_window(df, udf, ("window_id", "frame_indices", "window_error"))
+    answered = answer_each_window(df, caption_udf(settings), ("window_id", "frame_indices", "window_error"))
     return answered.select(
         "clip_no",
         "clip_id",
@@ -70,6 +67,15 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         *[F.col(f"answer.{name}").alias(name) for name in _ANSWER_COLUMNS],
         F.lit(caption_config(settings, model).config_id).alias("caption_config_id"),
         *_identity_columns(settings, model),
+    )
+
+
+def caption_udf(settings: Settings) -> UserDefinedFunction:
+    """The UDF `caption_windows` under these settings."""
+    return caption_windows_udf(
+        caption_engine(settings),
+        caption_plan(settings),
+        min_in_flight=settings.caption_generation.caption_batch_size,
     )
 
 
@@ -103,7 +109,10 @@ def stage(context: JobContext) -> Stage:
         clips = with_clips(lake, chunk, one_row_per_clip(windows), partitions=parallelism(lake.spark))
         return build(clips, settings)
 
-    return Stage(CAPTIONS, "caption_config_id", config, "windows", pending, rows)
+    def provide(lake: Lake) -> None:
+        provide_weights(lake.spark, caption_engine(settings))
+
+    return Stage(CAPTIONS, "caption_config_id", config, "windows", pending, rows, provide)
 
 
 def _identity_columns(settings: Settings, model: ModelIdentity) -> list:  # type: ignore[type-arg]

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 MIN_JAVA = 17
 
 _ALL = ("lake", "pipeline", "caption_preparation", "preview", "caption_generation", "caption_enhancement")
+_FUNCTIONS = ("caption_preparation", "preview", "caption_generation", "caption_enhancement")
 _MACHINE = ("engine", "media", "spark")
 
 COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -40,7 +41,12 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "preview": ("make animated WebP previews", ("lake", "caption_preparation", "preview", "media", "spark")),
     "retry": ("try rows with an error again, with the settings of the last run", (*_ALL, *_MACHINE)),
-    "sql": ("query a lake: its tables and the view window_captions", ("lake", "spark")),
+    "export": ("write a lake as files", ("lake", "caption_preparation", "export", "spark")),
+    "sql": (
+        "query a lake: its tables and the view window_captions; with the functions caption_windows, "
+        "enhance_caption and preview_webp",
+        ("lake", *_FUNCTIONS, *_MACHINE),
+    ),
 }
 
 
@@ -51,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         0 when the job ended, whatever the statuses of its rows; 1 when it could not go on; 2 when a
         setting or a table was refused before work started.
     """
-    parser = _parser()
+    parser = make_parser()
     args, unknown = parser.parse_known_args(argv)
     log_to_stderr(logging.INFO)
     try:
@@ -99,18 +105,24 @@ def _retry(spark: Any, args: argparse.Namespace, config: str | None, flags: dict
 
 
 def _sql(spark: Any, settings: Settings, args: argparse.Namespace) -> int:
+    from jobs.functions import functions_in, register_functions
     from jobs.lake import Lake
+    from jobs.session import small_batches
     from jobs.sql import query, write_result
 
-    result = query(spark, Lake(spark, settings.lake.output_path), args.statement)
-    if args.save is None:
-        write_result(result, sys.stdout, form=args.format)
-        return 0
-    try:
-        with Path(args.save).open("w", encoding="utf-8", newline="") as out:
-            write_result(result, out, form=args.format)
-    except OSError as error:
-        raise SettingsError(f"--save {args.save!r} cannot be written: {error.strerror or error}") from error
+    register_functions(spark, settings, functions_in(args.statement))
+    with small_batches(spark):
+        result = query(spark, Lake(spark, settings.lake.output_path), args.statement)
+        if args.save is None:
+            write_result(result, sys.stdout, form=args.format)
+            return 0
+        try:
+            with Path(args.save).open("w", encoding="utf-8", newline="") as out:
+                write_result(result, out, form=args.format)
+        except OSError as error:
+            raise SettingsError(
+                f"--save {args.save!r} cannot be written: {error.strerror or error}"
+            ) from error
     return 0
 
 
@@ -128,14 +140,19 @@ def _takes(command: str, field: SettingField) -> bool:
     """Whether a setting means something to a command."""
     if field.group not in COMMANDS[command][1]:
         return False
-    if command == "sql":
-        return field.name in ("output_path", "master", "driver_memory")
-    if command in ("windows", "enhance", "preview") and field.group == "caption_preparation":
-        return field.name in ("sampling_fps", "window_size", "remainder_threshold", "verbose")
-    return command == "ingest" or field.name not in ("ingest_mode", "input_path") or command == "run"
+    if command in ("sql", "export") and field.group == "lake":
+        return field.name == "output_path"
+    if command == "sql" and field.group == "caption_preparation":
+        # Its windows are those of the statement.
+        return field.name not in ("sampling_fps", "window_size", "remainder_threshold", "generate_previews")
+    if command in ("windows", "enhance", "preview", "export") and field.group == "caption_preparation":
+        has_lines = command != "export" and field.name == "verbose"
+        return has_lines or field.name in ("sampling_fps", "window_size", "remainder_threshold")
+    return command in ("ingest", "run") or field.name not in ("ingest_mode", "input_path", "from_curator")
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; flags that are not given are absent from what it returns."""
     parser = argparse.ArgumentParser(
         prog="captionlake",
         description="Captions and previews for the video clips of a lakehouse.",
@@ -188,9 +205,14 @@ def _add_flag(section: Any, flags: list[str], fields: list[SettingField]) -> Non
     if annotation is bool:
         section.add_argument(*flags, action=argparse.BooleanOptionalAction, **common)
     elif annotation == tuple[str, ...]:
-        section.add_argument(*flags, nargs="+", action="extend", metavar="PATH", **common)
+        section.add_argument(*flags, nargs="+", action="extend", metavar=_metavar(field), **common)
     else:
         section.add_argument(*flags, metavar=field.name.upper(), **common)
+
+
+def _metavar(field: SettingField) -> str:
+    """What one of a list's words is."""
+    return "PATH" if field.name.endswith("path") else "NAME=VALUE"
 
 
 def _is_shared(fields: list[SettingField]) -> bool:

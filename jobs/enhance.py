@@ -4,6 +4,7 @@ import sys
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.udf import UserDefinedFunction
 
 from conf.identity import enhance_config, prep_config
 from conf.prompts import enhancement_prompt
@@ -17,6 +18,7 @@ from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
 from jobs.stage import JobContext, Stage, StageKind
+from jobs.weights import provide_weights
 from schemas.captions import CAPTIONS
 from schemas.enhancements import ENHANCEMENTS
 from udfs.enhance_udf import ANSWER, enhance_caption_udf
@@ -37,14 +39,7 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         The columns of `enhancements` without those that a commit fills in, one row for each caption.
     """
     enhancement, model = settings.caption_enhancement, text_model(settings)
-    plan = EnhancePlan(
-        prompt=enhancement_prompt(settings),
-        generation=answering(settings, max_output_tokens=enhancement.max_output_tokens),
-        max_pending=2 * max(settings.engine.max_in_flight, enhancement.model_batch_size),
-        verbose=enhancement.verbose,
-    )
-    udf = enhance_caption_udf(text_engine(settings), plan, min_in_flight=enhancement.model_batch_size)
-    answered = df.withColumn("answer", udf("window_id", "caption"))
+    answered = df.withColumn("answer", enhance_udf(settings)("window_id", "caption"))
     message = F.concat(
         F.lit("row contract broken: window_id="), "window_id", F.lit(" got another window's answer")
     )
@@ -71,6 +66,18 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         *[F.col(f"answer.{name}").alias(name) for name in ANSWER.fieldNames() if name != "window_id"],
         *[F.lit(value).alias(name) for name, value in identity.items()],
     )
+
+
+def enhance_udf(settings: Settings) -> UserDefinedFunction:
+    """The UDF `enhance_caption` under these settings."""
+    enhancement = settings.caption_enhancement
+    plan = EnhancePlan(
+        prompt=enhancement_prompt(settings),
+        generation=answering(settings, max_output_tokens=enhancement.max_output_tokens),
+        max_pending=2 * max(settings.engine.max_in_flight, enhancement.model_batch_size),
+        verbose=enhancement.verbose,
+    )
+    return enhance_caption_udf(text_engine(settings), plan, min_in_flight=enhancement.model_batch_size)
 
 
 def stage(context: JobContext) -> Stage:
@@ -104,7 +111,10 @@ def stage(context: JobContext) -> Stage:
         spread = captions.repartition(parallelism(lake.spark), "window_id")
         return build(spread, settings)
 
-    return Stage(ENHANCEMENTS, "enhance_config_id", config, "captions", pending, rows)
+    def provide(lake: Lake) -> None:
+        provide_weights(lake.spark, text_engine(settings))
+
+    return Stage(ENHANCEMENTS, "enhance_config_id", config, "captions", pending, rows, provide)
 
 
 def _check(settings: Settings) -> None:

@@ -4,9 +4,7 @@ A file that is there with the same content is left alone; one whose content chan
 `clip_no`, so that everything after it is done again for that clip alone.
 """
 
-import hashlib
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,18 +18,19 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from conf.errors import ClipError, CommitError, SettingsError
+from conf.errors import CommitError, SchemaError, SettingsError
 from conf.settings import Settings
 from jobs.commits import is_conflict
+from jobs.from_curator import clips_of_curator
 from jobs.lake import Lake, first_line
-from jobs.pipeline import run_stages
+from jobs.pipeline import Prepare, run_stages
 from jobs.report import Report
 from jobs.session import parallelism
 from jobs.stage import JobContext, StageKind
 from schemas.clips import CLIPS
 from schemas.windows import WINDOWS
-from udfs.identity import clip_uuid
-from udfs.storage import ClipFile, list_clips, local_path, open_clip
+from udfs.clip_rows import clip_row
+from udfs.storage import ClipFile, list_clips
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ FILE_BYTES = 128 * 1024 * 1024
 """About how many bytes of clips one task writes."""
 
 _LISTED = "uri string, size_bytes long, mtime_us long, local boolean"
-_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 def build(df: DataFrame, settings: Settings) -> DataFrame:
@@ -58,6 +56,23 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     return df.mapInPandas(_clips_of_files(settings.lake.ingest_mode, schema.fieldNames()), schema)
 
 
+def preparation(settings: Settings) -> Prepare | None:
+    """What adds the clips that the settings name; None where they name none.
+
+    Raises:
+        SettingsError: there is nothing where they should be, or two kinds of places are named.
+    """
+    if settings.lake.from_curator is None:
+        return partial(add_clips, files=listed(settings)) if settings.lake.input_path else None
+    if settings.lake.input_path:
+        raise SettingsError("lake.input_path and lake.from_curator are both set; give one of them")
+
+    def add(context: JobContext) -> None:
+        add_rows(context, clips_of_curator(context.lake.spark, settings))
+
+    return add
+
+
 def add_clips(context: JobContext, files: Sequence[ClipFile]) -> None:
     """Adds the clips of `lake.input_path`; the counts say how many were new, changed and unchanged.
 
@@ -68,13 +83,66 @@ def add_clips(context: JobContext, files: Sequence[ClipFile]) -> None:
     spark = context.lake.spark
     partitions = max(parallelism(spark), sum(file.size_bytes for file in files) // FILE_BYTES)
     listed = spark.createDataFrame([Row(**vars(file)) for file in files], _LISTED).repartition(partitions)
-    rows = build(listed, context.settings).persist(StorageLevel.DISK_ONLY)
+    add_rows(context, build(listed, context.settings))
+
+
+def add_rows(context: JobContext, rows: DataFrame) -> None:
+    """Adds rows of `clips` that have no `clip_no` yet; counts as `add_clips`.
+
+    Raises:
+        SchemaError: a `clip_id` is null or stands twice.
+        CommitError: other writers came first every time.
+    """
+    rows = rows.persist(StorageLevel.DISK_ONLY)
     try:
+        _check_ids(rows)
         counts = _commit(context.lake, rows, run_id=context.run_id)
     finally:
         rows.unpersist()
     log.info("stage=clips %s", " ".join(f"{name}={n}" for name, n in sorted(counts.items())))
     context.counts.update({f"clips.{name}": n for name, n in counts.items() if n})
+
+
+def rows_of_table(clips: DataFrame) -> DataFrame:
+    """Turns a table of clips into rows of `clips` without `clip_no`.
+
+    Args:
+        clips: `clip_id`, and `clip_bytes` or `clip_uri` or both; the other columns of `clips` where they
+            are there. Without `content_id`, bytes count by their hash, and a URI by itself: a file that
+            changes under the same URI is then not seen as new work.
+
+    Raises:
+        SchemaError: a column is missing.
+    """
+    if "clip_id" not in clips.columns or not {"clip_bytes", "clip_uri"} & set(clips.columns):
+        raise SchemaError(
+            f"table of clips: it needs clip_id and one of clip_bytes, clip_uri; it has {clips.columns}"
+        )
+    schema = StructType([field for field in CLIPS.schema if field.name != "clip_no"])
+    given = clips.select(
+        *[
+            (F.col(field.name) if field.name in clips.columns else F.lit(None))
+            .cast(field.dataType)
+            .alias(field.name)
+            for field in schema
+        ]
+    )
+    digest = F.substring(F.sha2("clip_bytes", 256), 1, 32)
+    by_bytes = F.concat_ws("-", F.length("clip_bytes").cast("string"), digest)
+    of_content = F.when(F.col("clip_bytes").isNotNull(), by_bytes).otherwise(F.col("clip_uri"))
+    return given.withColumns(
+        {
+            "source_video": F.coalesce("source_video", "clip_uri", "clip_id"),
+            "content_id": F.coalesce("content_id", of_content),
+        }
+    )
+
+
+def _check_ids(rows: DataFrame) -> None:
+    counted = rows.groupBy("clip_id").count().where("clip_id IS NULL OR count > 1").limit(3).collect()
+    if counted:
+        names = ", ".join(f"{row[0]} ({row[1]} times)" for row in counted)
+        raise SchemaError(f"clips to be added: clip_id must be there, and once; found {names}")
 
 
 def listed(settings: Settings) -> list[ClipFile]:
@@ -93,49 +161,10 @@ def _clips_of_files(
     def read(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
             for file in batch.to_dict("records"):
-                row = _clip_row(ClipFile(**{str(name): value for name, value in file.items()}), mode)
+                row = clip_row(ClipFile(**{str(name): value for name, value in file.items()}), mode)
                 yield pd.DataFrame([[row.get(name) for name in columns]], columns=columns, dtype=object)
 
     return read
-
-
-def _clip_row(file: ClipFile, mode: str) -> dict[str, object]:
-    row: dict[str, object] = {
-        "clip_id": clip_uuid(file.uri),
-        "source_video": file.uri,
-        "content_id": f"{file.size_bytes}-{file.mtime_us}",
-    }
-    if mode == "reference" and not file.local:
-        return row | {"clip_uri": file.uri}
-    try:
-        if mode == "reference":
-            return row | {"clip_uri": file.uri, "content_id": _local_content(file)}
-        data = _read(file)
-    except (ClipError, OSError) as error:
-        log.warning("clip_uri=%s %s", file.uri, error)
-        return row | {"clip_uri": file.uri}
-    return row | {"clip_bytes": data, "content_id": f"{len(data)}-{hashlib.sha256(data).hexdigest()[:32]}"}
-
-
-def _read(file: ClipFile) -> bytes:
-    """All bytes of a file; an empty one is a clip too, and later stages say what is wrong with it."""
-    if not file.size_bytes:
-        return b""
-    source = open_clip(None, file.uri)
-    with open(source, "rb") if isinstance(source, str) else source as stream:  # noqa: PTH123
-        return bytes(stream.read())
-
-
-def _local_content(file: ClipFile) -> str:
-    path = local_path(file.uri) or file.uri
-    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 (names need not be UTF-8)
-        # Opening a named pipe would wait for ever.
-        raise ClipError(f"cannot read {path!r}: it is not a regular file")
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:  # noqa: PTH123
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return f"{file.size_bytes}-{digest.hexdigest()[:32]}"
 
 
 def _commit(lake: Lake, rows: DataFrame, *, run_id: str) -> Counter[str]:
@@ -204,7 +233,8 @@ def kinds(settings: Settings) -> list[StageKind]:
 
 def run(spark: SparkSession, settings: Settings) -> Report:
     """Adds the clips of `lake.input_path` to the lake."""
-    prepare = partial(add_clips, files=listed(settings))
+    # Without any place, `listed` says how to name one.
+    prepare = preparation(settings) or partial(add_clips, files=listed(settings))
     return run_stages(spark, settings, command="ingest", kinds=kinds(settings), prepare=prepare, ingests=True)
 
 

@@ -9,22 +9,26 @@ from conf.errors import SettingsError
 from conf.identity import ModelIdentity
 from conf.settings import Settings
 from conf.variants import model_variant
-from jobs.weights import local_model, model_path
+from jobs.weights import hub_weights, model_identity, model_path
 from udfs.engine.requests import Generation
 
 
 def caption_model(settings: Settings) -> ModelIdentity:
-    """The identity of the model that captions; SettingsError when its weights are missing."""
+    """The identity of the model that captions; SettingsError when it has no weights."""
     generation = settings.caption_generation
-    model_id = model_variant(generation.model_variant).caption_model_id
-    return local_model(generation.model_dir, model_id, fp8=generation.fp8)
+    variant = model_variant(generation.model_variant)
+    return model_identity(
+        generation.model_dir, variant.caption_model_id, variant.caption_revision, fp8=generation.fp8
+    )
 
 
 def text_model(settings: Settings) -> ModelIdentity:
-    """The identity of the model that enhances; SettingsError when its weights are missing."""
+    """The identity of the model that enhances; SettingsError when it has no weights."""
     enhancement = settings.caption_enhancement
-    model_id = model_variant(enhancement.model_variant).text_model_id
-    return local_model(enhancement.model_dir, model_id, fp8=enhancement.fp8)
+    variant = model_variant(enhancement.model_variant)
+    return model_identity(
+        enhancement.model_dir, variant.text_model_id, variant.text_revision, fp8=enhancement.fp8
+    )
 
 
 def caption_engine(settings: Settings) -> EngineSettings:
@@ -42,6 +46,7 @@ def caption_engine(settings: Settings) -> EngineSettings:
         kind="caption",
         fp8=generation.fp8,
         disable_mmcache=generation.disable_mmcache,
+        weights=hub_weights(generation.model_dir, variant.caption_model_id, variant.caption_revision),
         render=render,
         **_tuning(settings),
     )
@@ -55,6 +60,7 @@ def text_engine(settings: Settings) -> EngineSettings:
         model_path=str(model_path(enhancement.model_dir, variant.text_model_id)),
         kind="text",
         fp8=enhancement.fp8,
+        weights=hub_weights(enhancement.model_dir, variant.text_model_id, variant.text_revision),
         render=RenderSettings(record_dir=_record_dir(settings, "enhancements")),
         **_tuning(settings),
     )

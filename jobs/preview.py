@@ -4,6 +4,7 @@ import sys
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.udf import UserDefinedFunction
 
 from conf.identity import prep_config, preview_config
 from conf.settings import Settings
@@ -36,8 +37,9 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     Returns:
         The columns of `previews` without those that a commit fills in, one row for each window.
     """
-    udf = preview_webp_udf(preview_params(settings), media_limits(settings))
-    answered = answer_each_window(df, udf, ("window_id", "start_frame", "end_frame", "window_error"))
+    answered = answer_each_window(
+        df, preview_udf(settings), ("window_id", "start_frame", "end_frame", "window_error")
+    )
     return answered.select(
         "clip_no",
         "clip_id",
@@ -45,6 +47,11 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         *[F.col(f"answer.{name}").alias(name) for name in _ANSWER_COLUMNS],
         F.lit(preview_config(settings).config_id).alias("preview_config_id"),
     )
+
+
+def preview_udf(settings: Settings) -> UserDefinedFunction:
+    """The UDF `preview_webp` under these settings."""
+    return preview_webp_udf(preview_params(settings), media_limits(settings))
 
 
 def preview_params(settings: Settings) -> PreviewParams:

@@ -4,12 +4,12 @@ import logging
 import sys
 from functools import partial
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import SettingsError
 from conf.settings import Settings
 from jobs import caption, enhance, ingest, preview, windows
-from jobs.pipeline import run_stages
+from jobs.pipeline import Prepare, run_stages
 from jobs.report import Report
 from jobs.stage import StageKind
 
@@ -37,15 +37,26 @@ def kinds(settings: Settings) -> list[StageKind]:
     return [stage for stage, is_wanted in wanted if is_wanted]
 
 
-def run(spark: SparkSession, settings: Settings) -> Report:
-    """Runs the pipeline; the clips that are in the lake already are part of it."""
-    ingests = bool(settings.lake.input_path)
-    prepare = partial(ingest.add_clips, files=ingest.listed(settings)) if ingests else None
+def run(spark: SparkSession, settings: Settings, clips: DataFrame | None = None) -> Report:
+    """Runs the pipeline; the clips that are in the lake already are part of it.
+
+    Args:
+        spark: the session.
+        settings: the settings.
+        clips: clips to be added; None: those that the settings name, if any.
+    """
+    prepare: Prepare | None
+    if clips is None:
+        prepare = ingest.preparation(settings)
+    else:
+        prepare = partial(ingest.add_rows, rows=ingest.rows_of_table(clips))
     wanted = kinds(settings)
     for table in ("captions", "enhancements", "previews"):
         if table not in {kind.table for kind in wanted}:
             log.info("stage=%s is off", table)
-    return run_stages(spark, settings, command="run", kinds=wanted, prepare=prepare, ingests=ingests)
+    return run_stages(
+        spark, settings, command="run", kinds=wanted, prepare=prepare, ingests=prepare is not None
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

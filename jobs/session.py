@@ -7,11 +7,12 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pyspark import SparkConf
 from pyspark.sql import SparkSession
 
 from conf.errors import SettingsError
@@ -64,7 +65,7 @@ def get_session(settings: SparkSettings) -> SparkSession:
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     active = SparkSession.getActiveSession()
     session = active or _build(settings)
-    _check_delta(session)
+    check_delta(session)
     return session
 
 
@@ -78,10 +79,20 @@ def _build(settings: SparkSettings) -> SparkSession:
         builder = builder.config("spark.driver.memory", settings.driver_memory)
         for key, value in _LOCAL.items():
             builder = builder.config(key, value)
+    for key, value in _properties(settings).items():
+        builder = builder.config(key, value)
     return builder.getOrCreate()
 
 
-def _check_delta(session: SparkSession) -> None:
+def _properties(settings: SparkSettings) -> dict[str, str]:
+    """The properties of the settings, without those that spark-submit was given."""
+    given = {key for key, _ in SparkConf().getAll()} if "PYSPARK_GATEWAY_PORT" in os.environ else set()
+    pairs = (text.split("=", 1) for text in settings.properties)
+    return {key.strip(): value.strip() for key, value in pairs if key.strip() not in given}
+
+
+def check_delta(session: SparkSession) -> None:
+    """Checks that the session writes Delta tables; SettingsError with what to submit it with."""
     extension = session.conf.get("spark.sql.extensions", "") or ""
     databricks = session.conf.get("spark.databricks.clusterUsageTags.sparkVersion", "")
     if "DeltaSparkSessionExtension" not in extension and not databricks:
@@ -114,18 +125,28 @@ def check_gpu_slots(session: SparkSession) -> None:
     Raises:
         SettingsError: names the Spark setting, its value and the one to give.
     """
-    if session.conf.get("spark.speculation", "false") == "true":
-        raise SettingsError(
-            "spark.speculation=true runs slow tasks twice, and the model with them: set it to false"
-        )
-    gpus = float(session.conf.get("spark.executor.resource.gpu.amount", "0") or 0)
-    cores = float(session.conf.get("spark.executor.cores", "1") or 1)
-    per_task = float(session.conf.get("spark.task.resource.gpu.amount", "1") or 1)
+    problem = gpu_slots_problem(lambda key, default: session.conf.get(key, default) or default)
+    if problem is not None:
+        raise SettingsError(problem)
+
+
+def gpu_slots_problem(get: Callable[[str, str], str]) -> str | None:
+    """What is wrong with the slots that Spark properties give to GPUs; None where nothing is.
+
+    Args:
+        get: a property's value, or the default that is given.
+    """
+    if get("spark.speculation", "false") == "true":
+        return "spark.speculation=true runs slow tasks twice, and the model with them: set it to false"
+    gpus = float(get("spark.executor.resource.gpu.amount", "0"))
+    cores = float(get("spark.executor.cores", "1"))
+    per_task = float(get("spark.task.resource.gpu.amount", "1"))
     if gpus and gpus / per_task < cores:
-        raise SettingsError(
+        return (
             f"spark.task.resource.gpu.amount={per_task:g} lets {gpus / per_task:g} of an executor's "
             f"{cores:g} cores feed its {gpus:g} GPU: set it to {gpus / cores:g} (GPUs / cores) or less"
         )
+    return None
 
 
 def check_packages(session: SparkSession) -> None:

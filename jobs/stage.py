@@ -65,6 +65,7 @@ class Stage:
         unit: what it counts, in the plural.
         pending: `(lake, condition on clip_no)` to the keys without a row, with `clip_no` and `attempt`.
         rows: pending keys of one chunk to the rows for the table.
+        provide: called once before the first chunk, where there is work: brings what the executors need.
     """
 
     table: Table
@@ -73,6 +74,7 @@ class Stage:
     unit: str
     pending: Callable[[Lake, str], DataFrame]
     rows: Callable[[Lake, Chunk, DataFrame], DataFrame]
+    provide: Callable[[Lake], None] = lambda lake: None
 
 
 def no_check(settings: Settings) -> None:
@@ -105,6 +107,7 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
         log.info("stage=%s nothing to do", stage.table.name)
         return written
     log.info("stage=%s %s=%d commits=%d", stage.table.name, stage.unit, total, len(chunks))
+    stage.provide(lake)
     lock = threading.Lock()
     with Progress(stage.table.name, total=total, unit=stage.unit) as progress:
 

@@ -72,9 +72,12 @@ LEFT JOIN newest_previews p ON w.window_id = p.window_id AND w.prep_config_id = 
 """
 
 
-def view_query(lake: Lake) -> str:
-    """The view's query over the tables of a lake."""
+def view_query(lake: Lake, *, where: str | None = None) -> str:
+    """The view's query over the tables of a lake, or over those of their rows that meet a condition."""
     tables = {table.name: lake.name_of(table) for table in (WINDOWS, CAPTIONS, ENHANCEMENTS, PREVIEWS)}
+    if where is not None:
+        # Inside, because a condition on the view does not reach below its windows.
+        tables = {name: f"(SELECT * FROM {table} WHERE {where})" for name, table in tables.items()}  # noqa: S608
     return _QUERY.format(**tables)
 
 

@@ -35,10 +35,11 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         one row with the reason.
     """
     schema = StructType([field for field in WINDOWS.schema if field.name not in _FILLED_LATER])
-    preparation = settings.caption_preparation
-    rule = WindowRule(preparation.sampling_fps, preparation.window_size, preparation.remainder_threshold)
     flat_map = windows_of_clips(
-        rule, media_limits(settings), schema.fieldNames(), verbose=preparation.verbose
+        window_rule(settings),
+        media_limits(settings),
+        schema.fieldNames(),
+        verbose=settings.caption_preparation.verbose,
     )
     columns = ("clip_id", "clip_no", "content_id", "clip_bytes", "clip_uri", "attempt")
     rows = df.select(*columns).mapInPandas(flat_map, schema)
@@ -65,6 +66,12 @@ def stage(context: JobContext) -> Stage:
         return build(df, context.settings)
 
     return Stage(WINDOWS, "prep_config_id", config, "clips", pending, rows)
+
+
+def window_rule(settings: Settings) -> WindowRule:
+    """The window rule as plain values, for the workers."""
+    preparation = settings.caption_preparation
+    return WindowRule(preparation.sampling_fps, preparation.window_size, preparation.remainder_threshold)
 
 
 def media_limits(settings: Settings) -> Limits:

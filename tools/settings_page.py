@@ -48,7 +48,8 @@ caches are off; the settings models used from Python have other defaults for
 **Redoes.** A row carries the id of the settings that it was made with. The last column says which tables get
 new rows when the setting changes; the old rows stay. New windows are captioned and shown anew, and new
 captions enhanced anew. Settings without an entry change how the work is done, not what comes out; weights
-count by their content, wherever `model_dir` is.
+from the hub count by their commit, and weights that were copied by hand by their content, wherever
+`model_dir` is.
 
 **Environment variables that are no settings.** They say where programs and files stand on a machine:
 

@@ -148,7 +148,7 @@ def _reason(error: Exception) -> str:
 
 def _open_remote(uri: str, whole_read_bytes: int) -> BinaryIO:
     try:
-        file_system, path = _remote(uri)
+        file_system, path = remote_file_system(uri)
     except SettingsError as error:
         raise ClipError(str(error)) from error
     try:
@@ -164,7 +164,8 @@ def _open_remote(uri: str, whole_read_bytes: int) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(file, REMOTE_BUFFER_BYTES))
 
 
-def _remote(uri: str) -> "tuple[FileSystem, str]":
+def remote_file_system(uri: str) -> "tuple[FileSystem, str]":
+    """Returns the file system of a URI, and the path in it; SettingsError where Arrow has none."""
     from pyarrow import ArrowException
     from pyarrow.fs import FileSystem
 
@@ -217,7 +218,7 @@ def _list_remote(location: str) -> Iterator[ClipFile]:
     query = "?" + urlsplit(location).query if urlsplit(location).query else ""
     plain = location.removesuffix(query) if query else location
     base, pattern = _split_glob(plain)
-    file_system, base_path = _remote(base + query)
+    file_system, base_path = remote_file_system(base + query)
     for info in _remote_files(file_system, base_path):
         relative = info.path.removeprefix(base_path).lstrip("/")
         if pattern is not None and not pattern.fullmatch(relative):

@@ -112,6 +112,10 @@ NEUTRAL = {
     "--input-path": ("clips",),
     "--output-path": "lake",
     "--ingest-mode": "value",
+    "--from-curator": "curated",
+    "--layout": "curator",
+    "--export-path": "files",
+    "--export-clips": True,
     "--windows-per-commit": 7,
     "--generate-captions": True,
     "--enhance-captions": True,
@@ -120,6 +124,7 @@ NEUTRAL = {
     "--max-frame-pixels": 4096,
     "--master": "local[1]",
     "--driver-memory": "4g",
+    "--spark-property": ("spark.ui.enabled=true",),
     "--captioning-stage2-prompt-text": "never used without a second pass",
 }
 

@@ -30,14 +30,6 @@ CLIP_FLAGS = {
 }
 
 
-@pytest.fixture(scope="session")
-def blank_lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A lake of empty tables, to be copied: creating seven tables takes seconds."""
-    folder = tmp_path_factory.mktemp("blank") / "lake"
-    Lake(spark, str(folder)).create()
-    return folder
-
-
 @pytest.fixture
 def lake(spark: SparkSession, blank_lake: Path, tmp_path: Path) -> Lake:
     """An empty lake of the test's own, where `make_settings` expects it."""

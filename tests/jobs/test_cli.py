@@ -1,12 +1,10 @@
 """The command line: what it offers, what it refuses, and how it ends."""
 
 import json
-import logging
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,22 +14,11 @@ from conf.loading import FIELDS
 from jobs.cli import COMMANDS, main
 from jobs.lake import Lake
 from schemas.runs import RUNS
+from tests.checkout import ROOT
 from tests.jobs.conftest import FilledLake
-from udfs.worker_log import NAMES
 
+pytestmark = pytest.mark.usefixtures("loggers")
 each_command = pytest.mark.parametrize("command", COMMANDS)
-
-
-@pytest.fixture(autouse=True)
-def loggers() -> Iterator[None]:
-    """The command line sends log lines to its own stderr; other tests want them elsewhere again."""
-    before = {name: (logging.getLogger(name).level, logging.getLogger(name).propagate) for name in NAMES}
-    yield
-    for name, (level, propagate) in before.items():
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.setLevel(level)
-        logger.propagate = propagate
 
 
 def ended(*argv: str) -> int:
@@ -55,7 +42,7 @@ def help_by_flag(
     return found
 
 
-INPUT = {"lake.input_path", "lake.ingest_mode"}
+INPUT = {"lake.input_path", "lake.ingest_mode", "lake.from_curator"}
 # How windows are captioned means nothing to these; how they are cut says which windows are meant.
 PROMPTS = {
     f"caption_preparation.{name}"
@@ -74,7 +61,13 @@ HIDDEN = {
     "enhance": INPUT | PROMPTS,
     "preview": INPUT | PROMPTS,
     "retry": INPUT,
-    "sql": INPUT | {"lake.windows_per_commit"},
+    "export": INPUT | PROMPTS | {"lake.windows_per_commit", "caption_preparation.verbose"},
+    "sql": INPUT
+    | {"lake.windows_per_commit"}
+    | {
+        f"caption_preparation.{name}"
+        for name in ("sampling_fps", "window_size", "remainder_threshold", "generate_previews")
+    },
 }
 OWN = {"--help", "--config", "--where", "--format", "--save"}
 
@@ -147,7 +140,10 @@ def test_the_front_doors_open(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["run", "--enhance-captions", "--output-path", "lake"], ["--generate-captions"]),
         (["windows"], ["--output-path"]),
-        (["run", "--generate-captions", "--model-dir", "nowhere", "--output-path", "lake"], ["model_dir"]),
+        (
+            ["caption", "--model-variant", "demo", "--model-dir", "nowhere", "--output-path", "lake"],
+            ["model_dir"],
+        ),
     ],
     ids=lambda argv: " ".join(argv)[:40],
 )
@@ -248,3 +244,28 @@ def test_bad_clips_end_in_rows_and_a_summary_and_not_in_a_failure(
     ]
     commands = [row.command for row in Lake(spark, str(lake)).read(RUNS).orderBy("started_at").collect()]
     assert commands == ["run", "retry"]
+
+
+@pytest.mark.parametrize("name", ["databricks.yaml", "gpu_cluster.yaml"])
+def test_a_command_runs_with_the_settings_of_a_cluster(
+    spark: SparkSession, capsys: pytest.CaptureFixture[str], filled: FilledLake, tmp_path: Path, name: str
+) -> None:
+    lake = filled.copy(tmp_path).lake
+    window = ["--captioning-window-size", "20", "--captioning-remainder-threshold", "8"]
+    config = ["--config", str(ROOT / "conf" / name), "--output-path", lake.location]
+    assert ended("windows", *window, *config) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+SESSION = """
+import sys
+from conf.loading import load_settings
+from jobs.session import get_session
+flags = {"--spark-property": ("spark.sql.shuffle.partitions = 3",), "--master": "local[1]"}
+print(get_session(load_settings(flags=flags).spark).conf.get("spark.sql.shuffle.partitions"))
+"""
+
+
+def test_a_session_that_is_started_gets_the_properties_of_the_settings() -> None:
+    done = subprocess.run([sys.executable, "-c", SESSION], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "3"

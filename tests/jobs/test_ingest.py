@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pyspark.sql import Row
+from pyspark.sql import Row, SparkSession
 
-from conf.errors import SettingsError
+from conf.errors import SchemaError, SettingsError
 from conf.settings import Settings
-from jobs.ingest import add_clips, listed
+from jobs.ingest import add_clips, add_rows, listed, rows_of_table
 from jobs.lake import Lake
 from jobs.stage import JobContext
 from schemas.clips import CLIPS
@@ -159,3 +159,34 @@ def test_a_place_without_clips_is_refused_by_name(
 def test_ingest_without_a_place_says_how_to_name_one(make_context: MakeContext) -> None:
     with pytest.raises(SettingsError, match="--input-path"):
         listed(make_context().settings)
+
+
+def test_a_table_of_clips_is_added_once_and_again_when_its_bytes_change(
+    spark: SparkSession, lake: Lake, make_context: MakeContext
+) -> None:
+    def add_table(*rows: tuple[str | None, bytes]) -> Counter[str]:
+        frame = spark.createDataFrame(list(rows), "clip_id string, clip_bytes binary")
+        context = make_context()
+        add_rows(context, rows_of_table(frame))
+        return context.counts
+
+    assert add_table(("a", b"one"), ("b", b"two")) == {"clips.new": 2}
+    assert add_table(("a", b"one"), ("b", b"other")) == {"clips.changed": 1, "clips.unchanged": 1}
+    held = {row.clip_id: row for row in lake.read(CLIPS).collect()}
+    assert bytes(held["b"].clip_bytes) == b"other"
+    assert held["b"].source_video == "b"
+    for rows in ([("c", b"1"), ("c", b"2")], [(None, b"1")]):
+        with pytest.raises(SchemaError, match="clip_id must be there, and once"):
+            add_table(*rows)
+    assert lake.read(CLIPS).count() == 2
+
+
+def test_a_table_of_clips_by_reference_keeps_what_it_says_of_them(spark: SparkSession) -> None:
+    columns = "clip_id string, clip_uri string, content_id string, span_start_s int"
+    frame = spark.createDataFrame([("a", "s3://b/a.mp4", "etag", 3), ("b", "s3://b/b.mp4", None, 4)], columns)
+    rows = {row.clip_id: row for row in rows_of_table(frame).collect()}
+    assert (rows["a"].content_id, rows["a"].span_start_s) == ("etag", 3.0)
+    assert (rows["b"].content_id, rows["b"].source_video) == ("s3://b/b.mp4", "s3://b/b.mp4")
+    assert rows["a"].clip_bytes is None
+    with pytest.raises(SchemaError, match="clip_bytes, clip_uri"):
+        rows_of_table(frame.select("clip_id"))

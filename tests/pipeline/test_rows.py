@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -13,10 +14,11 @@ from PIL import Image
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from conf.variants import DEMO
+from jobs import export
 from jobs.lake import Lake
 from jobs.sql import query
 from schemas.tables import TABLES
-from tests.pipeline.conftest import TOO_LONG, FilledLake
+from tests.pipeline.conftest import TOO_LONG, FilledLake, lake_settings
 from tests.udfs.media import plain_decode
 from udfs.resize import fit_size, resize_frame
 
@@ -179,3 +181,20 @@ def test_commits_are_bounded(spark: SparkSession, filled_lake: FilledLake) -> No
     commits = table(spark, filled_lake, "captions").groupBy("commit_seq").count().collect()
     assert len(commits) > 1
     assert max(row["count"] for row in commits) <= 9
+
+
+def test_exported_captions_stand_under_the_original_s_keys(
+    spark: SparkSession, filled_lake: FilledLake, engine_flags: dict[str, Any], tmp_path: Path
+) -> None:
+    export.run(spark, lake_settings(engine_flags, filled_lake.folder, export_path=str(tmp_path)))
+    told = {
+        (meta["span_uuid"], window["start_frame"]): window
+        for meta in (json.loads(path.read_bytes()) for path in (tmp_path / "metas/v0").iterdir())
+        for window in meta["windows"]
+    }
+    captioned = [row for row in view(spark, filled_lake) if row.window_index is not None]
+    assert len(captioned) == len(told)
+    for row in captioned:
+        window = told[row.clip_id, row.start_frame]
+        assert window.get("demo_caption") == row.caption_text
+        assert window.get("demo_lm_enhanced_caption") == row.enhanced_text

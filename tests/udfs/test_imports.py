@@ -7,6 +7,8 @@ import pytest
 
 MODULES = [
     "udfs",
+    "udfs.clip_rows",
+    "udfs.curator",
     "udfs.ffmpeg",
     "udfs.orientation",
     "udfs.preview",
@@ -15,8 +17,10 @@ MODULES = [
     "udfs.video",
     "udfs.video_decode",
     "udfs.video_source",
+    "udfs.weights",
     "udfs.webp",
     "udfs.windowing",
+    "udfs.writing",
 ]
 HEAVY = ["pyspark", "torch", "vllm", "transformers", "pandas", "pyarrow"]
 

@@ -18,6 +18,7 @@ from conf.engine import EngineSettings
 from conf.errors import EngineError
 from udfs.engine.runtime import Place, log_tail
 from udfs.engine.slot import Slot, card_id
+from udfs.weights import ensure_weights
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ KEPT_PREFIXES = ("LC_", "NVIDIA_", "NCCL_", "VLLM_", "TORCH", "TRITON_", "XDG_",
 def connect(slot: Slot, settings: EngineSettings) -> socket.socket:
     """Returns a connection to the host of `slot` and `settings`, which is started when there is none.
 
-    The host listens before it loads the model, so this takes about a second.
+    The host listens before it loads the model, so this takes about a second, and as long as it takes to
+    fetch weights that this machine lacks: the host itself never reaches for a network.
 
     Raises:
         EngineError: when no host can be started here, with the reason.
@@ -47,6 +49,8 @@ def connect(slot: Slot, settings: EngineSettings) -> socket.socket:
     if (sock := try_connect(place)) is not None:
         return sock
     check_memory_limit()
+    if settings.weights is not None:
+        ensure_weights(Path(settings.model_path), settings.weights)
     with _locked(place.launch):
         if (sock := try_connect(place)) is not None:
             return sock
