@@ -20,7 +20,7 @@ from jobs.session import parallelism
 from jobs.stage import JobContext, Stage, StageKind, with_clips
 from jobs.windows import media_limits
 from schemas.captions import CAPTIONS
-from udfs.caption_udf import caption_windows_udf
+from udfs.caption_udf import FIELDS, caption_windows_udf
 from udfs.captioning import CaptionPlan
 
 _WINDOW_COLUMNS = (
@@ -62,7 +62,7 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         caption_plan(settings),
         min_in_flight=settings.caption_generation.caption_batch_size,
     )
-    answered = answer_each_window(df, udf, ("window_id", "frame_indices", "window_error"))
+    answered = answer_each_window(df, udf, FIELDS)
     return answered.select(
         "clip_no",
         "clip_id",
