@@ -38,7 +38,11 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     preparation = settings.caption_preparation
     rule = WindowRule(preparation.sampling_fps, preparation.window_size, preparation.remainder_threshold)
     flat_map = windows_of_clips(
-        rule, media_limits(settings), schema.fieldNames(), verbose=preparation.verbose
+        rule,
+        media_limits(settings),
+        schema.fieldNames(),
+        check_frames=settings.media.check_frames,
+        verbose=preparation.verbose,
     )
     columns = ("clip_id", "clip_no", "content_id", "clip_bytes", "clip_uri", "attempt")
     rows = df.select(*columns).mapInPandas(flat_map, schema)

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def windows_of_clips(
-    rule: WindowRule, limits: Limits, columns: list[str], *, verbose: bool
+    rule: WindowRule, limits: Limits, columns: list[str], *, check_frames: bool, verbose: bool
 ) -> Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]:
     """Returns the function that turns batches of clips into batches of windows.
 
@@ -22,6 +22,7 @@ def windows_of_clips(
         rule: how to cut and sample.
         limits: what decoding a clip may cost.
         columns: columns of the rows that it yields, in order.
+        check_frames: decode every frame of a clip.
         verbose: log a line for each clip and window.
     """
 
@@ -30,7 +31,7 @@ def windows_of_clips(
         for batch in batches:
             for row in batch.to_dict("records"):
                 clip = ClipRef(**{str(name): value for name, value in row.items()})
-                rows = cut_clip(clip, rule, limits)
+                rows = cut_clip(clip, rule, limits, check_frames=check_frames)
                 if verbose:
                     _tell(clip, rows)
                 # Objects, so that a missing integer stays missing and does not become NaN.

@@ -9,6 +9,7 @@ import pytest
 
 from tests.media_maker import make_clip, read_index, run_ffmpeg, spoil_packet, truncate
 from tests.udfs.media import MADE, REAL, made_clip, real_clip
+from udfs.cutting import ClipRef, WindowRule, cut_clip
 from udfs.nal_units import NalLayout, nal_layout, read_units
 from udfs.video import FrameReader, Limits, VideoInfo, WindowFrames, WindowRange, probe, read_windows, survey
 from udfs.video_packets import PacketIndex, index_packets
@@ -247,3 +248,12 @@ def test_units_are_read_and_what_no_encoder_writes_is_refused() -> None:
     assert cra is not None
     assert (cra.has_picture, cra.is_idr) == (True, False)
     assert read_units(b"\x2a\1\x80", hevc) is None
+
+
+def test_a_clip_is_cut_alike_with_and_without_a_look_at_every_frame(clip_folder: Path) -> None:
+    rule = WindowRule(sampling_fps=2.0, window_size=20, remainder_threshold=8)
+    for name in ("h264_b_frames.mp4", "edit_list.mp4", "vp9.webm"):
+        clip = ClipRef("id", 0, "content", made_clip(clip_folder, name).read_bytes(), None)
+        by_packets = cut_clip(clip, rule, Limits(), check_frames=False)
+        assert cut_clip(clip, rule, Limits()) == by_packets
+        assert len(by_packets) > 1
