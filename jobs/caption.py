@@ -56,13 +56,18 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     Returns:
         The columns of `captions` without those that a commit fills in, one row for each window.
     """
-    model = caption_model(settings)
     udf = caption_windows_udf(
         caption_engine(settings),
         caption_plan(settings),
         min_in_flight=settings.caption_generation.caption_batch_size,
     )
     answered = answer_each_window(df, udf, FIELDS)
+    return rows_of(answered, settings)
+
+
+def rows_of(answered: DataFrame, settings: Settings) -> DataFrame:
+    """The rows for the table out of windows with their answers; see `jobs.contract.answer_each_window`."""
+    model = caption_model(settings)
     return answered.select(
         "clip_no",
         "clip_id",

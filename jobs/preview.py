@@ -38,6 +38,11 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     """
     udf = preview_webp_udf(preview_params(settings), media_limits(settings))
     answered = answer_each_window(df, udf, FIELDS)
+    return rows_of(answered, settings)
+
+
+def rows_of(answered: DataFrame, settings: Settings) -> DataFrame:
+    """The rows for the table out of windows with their answers; see `jobs.contract.answer_each_window`."""
     return answered.select(
         "clip_no",
         "clip_id",
