@@ -6,7 +6,7 @@ from typing import Protocol
 
 from conf.errors import ClipError
 from udfs.storage import open_clip
-from udfs.video import FrameReader, Limits, Transform, WindowFrames
+from udfs.video import FrameReader, Limits, Renderer, Transform, WindowFrames
 from udfs.video_reader import Times
 
 
@@ -17,13 +17,13 @@ class Order:
     Attributes:
         indices: frame numbers, ascending.
         times_s: their presentation times in seconds; None where nobody told.
-        transform: applied to each frame; None for none.
+        transform: what becomes of each frame; None for nothing.
         take: gets the frames, or why there are none.
     """
 
     indices: Sequence[int]
     times_s: Times | None
-    transform: Transform | None
+    transform: Transform | Renderer | None
     take: Callable[[WindowFrames], None]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from conf.errors import PreviewError
 from schemas.status import PreviewStatus
 from udfs.one_pass import Order, serve
-from udfs.preview import PreviewParams, make_preview, preview_frames, preview_warnings
+from udfs.preview import PreviewParams, PreviewScaler, make_preview, preview_frames, preview_warnings
 from udfs.video import FrameReader, Limits, WindowFrames, WindowRange
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class PreviewTaker:
         """The frames that ffmpeg's fps filter picks from the times of all frames."""
         shown = [at for at in range(len(self._windows)) if at not in self._results]
         ranges = [_range(self._windows[at]) for at in shown]
+        scaler = PreviewScaler(self._params.target_height)
         orders = []
         for at, one, times_s in zip(shown, ranges, reader.times_s(ranges), strict=True):
             if len(times_s) <= one.end_frame - one.start_frame:
@@ -86,7 +87,7 @@ class PreviewTaker:
             unique = sorted(set(picks))
             repeats = [unique.index(pick) for pick in picks]
             numbers = [one.start_frame + pick for pick in unique]
-            orders.append(Order(numbers, times_s[unique], None, partial(self._show, at, repeats)))
+            orders.append(Order(numbers, times_s[unique], scaler, partial(self._show, at, repeats)))
         return orders
 
     def fail(self, reason: str) -> None:

@@ -18,6 +18,7 @@ from udfs.video_source import Limits, Source, Stopwatch, open_video, skip_smooth
 from udfs.video_windows import (
     NumberedFrame,
     PendingWindow,
+    Renderer,
     Transform,
     WindowFrames,
     fill,
@@ -97,7 +98,7 @@ class FrameReader:
         windows: Sequence[Sequence[int]],
         *,
         times_s: Sequence[Times] | None = None,
-        transform: Transform | Sequence[Transform | None] | None = None,
+        transform: Transform | Sequence[Transform | Renderer | None] | None = None,
     ) -> Iterator[WindowFrames]:
         """Hands over the frames of windows; see `read_windows`."""
         pending = pending_windows(windows, transform, self._limits)
@@ -192,7 +193,7 @@ def read_windows(
     windows: Sequence[Sequence[int]],
     *,
     times_s: Sequence[Times] | None = None,
-    transform: Transform | Sequence[Transform | None] | None = None,
+    transform: Transform | Sequence[Transform | Renderer | None] | None = None,
     limits: Limits | None = None,
 ) -> Iterator[WindowFrames]:
     """Decodes a clip once and hands over the frames of all its windows.
@@ -204,7 +205,7 @@ def read_windows(
             known by their times, and no more of the clip is decoded than is wanted, where that gives the
             same. Without them frames are counted, and the clip is decoded in order.
         transform: applied to each frame right after decoding, so that full-size frames don't pile up:
-            one for all windows, or one for each.
+            one for all windows, or one for each, which may also be a `Renderer`.
         limits: what the clip may cost.
 
     Yields:

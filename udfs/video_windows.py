@@ -4,7 +4,7 @@ import bisect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,18 @@ from udfs.video_source import Limits, check_size
 Picture = npt.NDArray[np.uint8]
 Transform = Callable[[Picture], Picture]
 """Turns one picture (H, W, 3) into one of another size (h, w, 3), uint8."""
+
+
+class Renderer(Protocol):
+    """Makes a picture straight from a decoded frame, where converting it at full size would be a waste."""
+
+    def render(self, frame: Any, orientation: Orientation) -> Picture:
+        """Returns the picture as displayed, uint8 (h, w, 3), RGB.
+
+        Args:
+            frame: the PyAV frame.
+            orientation: how to turn what the frame holds.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +70,21 @@ class Shape:
         coded = frame.to_ndarray(format="rgb24", width=width, height=height)
         return self.orientation.apply(coded)
 
+    def made(self, frame: Any, transform: "Transform | Renderer | None") -> Picture:
+        """The frame as displayed, after a transform or from a renderer."""
+        if transform is None or callable(transform):
+            picture = self.picture(frame)
+            return transform(picture) if transform else picture
+        if (frame.width, frame.height) != self.coded_size:
+            frame = frame.reformat(*self.coded_size)
+        return transform.render(frame, self.orientation)
+
 
 class PendingWindow:
     """A window that is being filled."""
 
     def __init__(
-        self, position: int, indices: Sequence[int], transform: Transform | None, max_bytes: int
+        self, position: int, indices: Sequence[int], transform: Transform | Renderer | None, max_bytes: int
     ) -> None:
         if not indices:
             raise ValueError(f"window {position} has no frames")
@@ -119,7 +140,9 @@ class PendingWindow:
 
 
 def pending_windows(
-    windows: Sequence[Sequence[int]], transform: Transform | Sequence[Transform | None] | None, limits: Limits
+    windows: Sequence[Sequence[int]],
+    transform: Transform | Sequence[Transform | Renderer | None] | None,
+    limits: Limits,
 ) -> list[PendingWindow]:
     """The windows before their first frame; see `udfs.video.read_windows` for the arguments."""
     each = [transform] * len(windows) if transform is None or callable(transform) else list(transform)
@@ -148,7 +171,7 @@ def fill(
         shape = shape or Shape(one.frame, limits)
         takers = [window for window in pending if window.wants(one.number)]
         if takers:
-            yield from _give(takers, one, shape.picture(one.frame), pending, why)
+            yield from _give(takers, one, shape, pending, why)
         if not pending:
             return
     if shape is None:
@@ -158,15 +181,15 @@ def fill(
 def _give(
     takers: list[PendingWindow],
     one: NumberedFrame,
-    picture: Picture,
+    shape: Shape,
     pending: list[PendingWindow],
     why: Callable[[], str],
 ) -> Iterator[WindowFrames]:
-    """Hands one picture to all windows that want it, transformed once for each transform."""
-    made: dict[Transform | None, Picture] = {None: picture}
+    """Hands one frame to all windows that want it, converted and transformed once for each transform."""
+    made: dict[Transform | Renderer | None, Picture] = {}
     for window in takers:
-        if window.transform and window.transform not in made:
-            made[window.transform] = window.transform(picture)
+        if window.transform not in made:
+            made[window.transform] = shape.made(one.frame, window.transform)
         try:
             complete = window.add(one.number, made[window.transform], one.time_s)
         except ClipError as error:

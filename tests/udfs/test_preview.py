@@ -13,7 +13,14 @@ from conf.errors import PreviewError, SettingsError
 from demo.make_clips import Frame, draw_scene
 from tests.media_maker import make_clip, read_index, run_ffmpeg, uneven_times
 from udfs.ffmpeg import check_ffmpeg, find_ffmpeg
-from udfs.preview import PreviewParams, make_preview, preview_command, preview_frames, preview_warnings
+from udfs.preview import (
+    PreviewParams,
+    PreviewScaler,
+    make_preview,
+    preview_command,
+    preview_frames,
+    preview_warnings,
+)
 from udfs.video import probe, read_windows
 from udfs.webp import check_webp
 
@@ -89,6 +96,33 @@ def test_a_preview_shows_what_ffmpegs_own_command_shows(tmp_path: Path, name: st
     assert (preview.height, preview.width, 3) == ours[0].shape == theirs[0].shape
     assert preview.num_frames == len(theirs)
     assert min(map(ssim, ours, theirs)) > 0.95
+
+
+@pytest.mark.parametrize("name", ["wide.mp4", "upright.mov", "vp9.webm", "odd.mp4", "long.mp4"])
+def test_frames_scaled_beside_the_decoder_look_like_those_that_ffmpeg_scales(
+    tmp_path: Path, name: str
+) -> None:
+    odd = {"num_frames": 60, "size": (97, 65), "pix_fmt": "yuv444p"}
+    path = make_clip(tmp_path / name, **(odd if name.startswith("odd") else CLIPS[name]))
+    run_ffmpeg("-i", path, "-vf", "fps=1,scale=-1:240", "-c:v", "libwebp", "-pix_fmt", "yuv420p",
+               "-quality", "50", "-loop", "0", tmp_path / "theirs.webp")  # fmt: skip
+    theirs = pictures((tmp_path / "theirs.webp").read_bytes())
+    picks = preview_frames(probe(str(path)).times_s, target_fps=1.0)
+    [window] = read_windows(str(path), [picks], transform=[PreviewScaler(240)])
+    assert window.frames is not None
+    ours = pictures(make_preview(window.frames, settings=params()).webp)
+    assert [read_index(p) for p in ours] == [read_index(p) for p in theirs] == picks
+    assert ours[0].shape == theirs[0].shape == window.frames[0].shape
+    assert min(map(ssim, ours, theirs)) > 0.95
+
+
+def test_a_preview_wider_than_a_webp_can_be_is_left_to_ffmpeg_to_refuse(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "flat.mp4", num_frames=5, size=(2048, 16), numbered=False)
+    [window] = read_windows(str(path), [[0]], transform=[PreviewScaler(240)])
+    assert window.frames is not None
+    assert window.frames.shape == (1, 16, 2048, 3)
+    with pytest.raises(PreviewError, match="ffmpeg ended"):
+        make_preview(window.frames, settings=params())
 
 
 @pytest.mark.parametrize("num_frames", [1, 4, 14])
