@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := --config conf/local.yaml --output-path demo/lake
 
-.PHONY: help demo test test-faults lint types fmt docs wheel zip clean
+.PHONY: help demo test test-faults lint types fmt docs bench wheel zip clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,6 +47,10 @@ fmt: $(INSTALLED) ## format the code
 
 docs: $(INSTALLED) ## the pages that are made from the code
 	$(BIN)/python tools/make_docs.py
+
+bench: $(INSTALLED) ## the CPU path, the peer's way beside ours; an hour on two cores
+	$(BIN)/python -m benchmarks.cpu_path
+	$(BIN)/python -m benchmarks.spark_path
 
 wheel: $(INSTALLED) ## dist/captionlake-*.whl
 	rm -rf build

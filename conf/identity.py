@@ -46,9 +46,10 @@ class ConfigIdentity:
 
 
 def prep_config(settings: Settings) -> ConfigIdentity:
-    """Identity of the windows: the window rule and the sampling."""
+    """Identity of the windows: the window rule, the sampling, and what counts as a frame."""
     names = ("sampling_fps", "window_size", "remainder_threshold")
-    return _identity("windows", _changed(settings.caption_preparation, names))
+    rule = _changed(settings.caption_preparation, names)
+    return _identity("windows", rule | _changed(settings.media, ("check_frames",)))
 
 
 def preview_config(settings: Settings) -> ConfigIdentity:

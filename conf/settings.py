@@ -92,13 +92,19 @@ class EngineTuning(Group):
 
 
 class MediaLimits(Group):
-    """What one clip may cost, so that a hostile file costs only its own row."""
+    """What a clip may cost, so that a hostile file costs only its row, and how closely it is looked at."""
 
     max_decode_s: float = setting(
         600.0, "most seconds spent on decoding one clip", flags=("--max-decode-s",), gt=0
     )
     max_frame_pixels: int = setting(
         8192 * 8192, "largest frame that is decoded, in pixels", flags=("--max-frame-pixels",), ge=64
+    )
+    check_frames: bool = setting(
+        True,
+        "cut windows after decoding every frame, so that damage inside frames shows in their status; "
+        "without, H.264 and HEVC clips are cut by their packets, and such damage shows when a frame is used",
+        flags=("--check-frames",),
     )
 
 

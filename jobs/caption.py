@@ -22,7 +22,7 @@ from jobs.stage import JobContext, Stage, StageKind, with_clips
 from jobs.weights import provide_weights
 from jobs.windows import media_limits
 from schemas.captions import CAPTIONS
-from udfs.caption_udf import caption_windows_udf
+from udfs.caption_udf import FIELDS, caption_windows_udf
 from udfs.captioning import CaptionPlan
 
 _WINDOW_COLUMNS = (
@@ -58,8 +58,13 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     Returns:
         The columns of `captions` without those that a commit fills in, one row for each window.
     """
+    answered = answer_each_window(df, caption_udf(settings), FIELDS)
+    return rows_of(answered, settings)
+
+
+def rows_of(answered: DataFrame, settings: Settings) -> DataFrame:
+    """The rows for the table out of windows with their answers; see `jobs.contract.answer_each_window`."""
     model = caption_model(settings)
-    answered = answer_each_window(df, caption_udf(settings), ("window_id", "frame_indices", "window_error"))
     return answered.select(
         "clip_no",
         "clip_id",

@@ -77,8 +77,9 @@ def run_stages(
             check_clips(lake)
             for kind in kinds:
                 stage = kind.make(context)
-                record_config(lake, stage.config)
-                report.config_ids[kind.table] = stage.config.config_id
+                for fill in stage.all_fills:
+                    record_config(lake, fill.config)
+                    report.config_ids[fill.table.name] = fill.config.config_id
                 _timed(report, kind.table, partial(run_stage, context, stage))
     except BaseException as error:
         report.error = f"{type(error).__name__}: {first_line(error)}"
@@ -94,7 +95,8 @@ def _timed(report: Report, name: str, work: Callable[[], object]) -> None:
     try:
         work()
     finally:
-        report.stage_seconds[name] = time.monotonic() - start
+        spent = report.stage_seconds.get(name, 0.0)
+        report.stage_seconds[name] = spent + time.monotonic() - start
 
 
 def _close(report: Report, context: JobContext) -> None:

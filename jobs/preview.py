@@ -20,7 +20,7 @@ from jobs.windows import media_limits
 from schemas.previews import PREVIEWS
 from udfs.ffmpeg import check_ffmpeg
 from udfs.preview import PreviewParams
-from udfs.preview_udf import preview_webp_udf
+from udfs.preview_udf import FIELDS, preview_webp_udf
 
 _WINDOW_COLUMNS = ("window_id", "prep_config_id", "attempt", "window_index")
 _ANSWER_COLUMNS = ("webp", "width", "height", "num_frames", "num_bytes", "preview_status", "preview_error")
@@ -37,9 +37,12 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     Returns:
         The columns of `previews` without those that a commit fills in, one row for each window.
     """
-    answered = answer_each_window(
-        df, preview_udf(settings), ("window_id", "start_frame", "end_frame", "window_error")
-    )
+    answered = answer_each_window(df, preview_udf(settings), FIELDS)
+    return rows_of(answered, settings)
+
+
+def rows_of(answered: DataFrame, settings: Settings) -> DataFrame:
+    """The rows for the table out of windows with their answers; see `jobs.contract.answer_each_window`."""
     return answered.select(
         "clip_no",
         "clip_id",

@@ -21,7 +21,10 @@ from schemas.runs import RUNS
 
 log = logging.getLogger(__name__)
 
-KEPT = ("caption_preparation", "preview", "caption_generation", "caption_enhancement", "engine", "pipeline")
+KEPT = (
+    *("caption_preparation", "preview", "caption_generation", "caption_enhancement"),
+    *("engine", "media", "pipeline"),
+)
 """Groups of settings that a retry takes over from the run before it."""
 
 _ERRORS = " OR ".join(

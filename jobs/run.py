@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import SettingsError
 from conf.settings import Settings
-from jobs import caption, enhance, ingest, preview, windows
+from jobs import caption, enhance, ingest, preview, together, windows
 from jobs.pipeline import Prepare, run_stages
 from jobs.report import Report
 from jobs.stage import StageKind
@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 def kinds(settings: Settings) -> list[StageKind]:
     """The stages that the settings ask for; a card holds one engine, so all captions come first.
+
+    Where captions and previews are asked for, windows that lack both get both from one pass of decoding.
 
     Raises:
         SettingsError: enhancement without captions.
@@ -30,6 +32,7 @@ def kinds(settings: Settings) -> list[StageKind]:
         )
     wanted = (
         (windows.STAGE, True),
+        (together.STAGE, pipeline.generate_captions and settings.wants_previews),
         (caption.STAGE, pipeline.generate_captions),
         (enhance.STAGE, pipeline.enhance_captions),
         (preview.STAGE, settings.wants_previews),

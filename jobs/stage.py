@@ -55,6 +55,23 @@ class JobContext:
 
 
 @dataclass(frozen=True)
+class Fill:
+    """What a stage commits to one table.
+
+    Attributes:
+        table: the table.
+        config_column: column of that table with the config id.
+        config: what the config id stands for.
+        select: the stage's rows to the rows for this table.
+    """
+
+    table: Table
+    config_column: str
+    config: ConfigIdentity
+    select: Callable[[DataFrame], DataFrame]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage over one config.
 
@@ -66,6 +83,7 @@ class Stage:
         pending: `(lake, condition on clip_no)` to the keys without a row, with `clip_no` and `attempt`.
         rows: pending keys of one chunk to the rows for the table.
         provide: called once before the first chunk, where there is work: brings what the executors need.
+        fills: where the rows go, one commit after the other; when empty, to the table as they are.
     """
 
     table: Table
@@ -75,6 +93,16 @@ class Stage:
     pending: Callable[[Lake, str], DataFrame]
     rows: Callable[[Lake, Chunk, DataFrame], DataFrame]
     provide: Callable[[Lake], None] = lambda lake: None
+    fills: tuple[Fill, ...] = ()
+
+    def fill(self, select: Callable[[DataFrame], DataFrame]) -> Fill:
+        """What goes to the stage's own table out of rows that are not yet those of the table."""
+        return Fill(self.table, self.config_column, self.config, select)
+
+    @property
+    def all_fills(self) -> tuple[Fill, ...]:
+        """Where the rows go."""
+        return self.fills or (self.fill(lambda rows: rows),)
 
 
 def no_check(settings: Settings) -> None:
@@ -103,18 +131,20 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
     chunks = list(plan_chunks(((row[0], row[1]) for row in counts), per_commit=context.per_commit))
     total = sum(chunk.num_items for chunk in chunks)
     written: Counter[str] = Counter()
+    names = "+".join(fill.table.name for fill in stage.all_fills)
     if not total:
-        log.info("stage=%s nothing to do", stage.table.name)
+        log.info("stage=%s nothing to do", names)
         return written
-    log.info("stage=%s %s=%d commits=%d", stage.table.name, stage.unit, total, len(chunks))
+    log.info("stage=%s %s=%d commits=%d", names, stage.unit, total, len(chunks))
     stage.provide(lake)
     lock = threading.Lock()
-    with Progress(stage.table.name, total=total, unit=stage.unit) as progress:
+    with Progress(names, total=total, unit=stage.unit) as progress:
 
         def work(chunk: Chunk) -> None:
             counted = _run_chunk(context, stage, chunk, lock)
-            written.update(counted)
-            context.counts.update({f"{stage.table.name}.{name}": n for name, n in counted.items()})
+            context.counts.update(counted)
+            for name, count in counted.items():
+                written[name.partition(".")[2]] += count
             progress.advance(chunk.num_items)
 
         _in_parallel(work, chunks)
@@ -122,6 +152,7 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
 
 
 def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.Lock) -> Counter[str]:
+    """Does a chunk and commits it; returns the rows written, by `table.status`."""
     lake = context.lake
     pending = stage.pending(lake, chunk.where)
     # Bounded by the chunk, and read by several joins: worked out once.
@@ -133,14 +164,18 @@ def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.
         if not rows.count():
             return Counter()
         with lock:
-            return commit_rows(
-                lake,
-                stage.table,
-                rows,
-                config=(stage.config_column, stage.config.config_id),
-                chunk=chunk,
-                run_id=context.run_id,
-            )
+            counted: Counter[str] = Counter()
+            for fill in stage.all_fills:
+                written = commit_rows(
+                    lake,
+                    fill.table,
+                    fill.select(rows),
+                    config=(fill.config_column, fill.config.config_id),
+                    chunk=chunk,
+                    run_id=context.run_id,
+                )
+                counted.update({f"{fill.table.name}.{name}": n for name, n in written.items()})
+            return counted
     finally:
         rows.unpersist()
 

@@ -88,6 +88,7 @@ class CaptionPreparationStage(Stage, CaptionPreparationSettings):
             window_rule(settings),
             media_limits(settings),
             prep_config(settings).config_id,
+            check_frames=settings.media.check_frames,
             verbose=preparation.verbose,
         )
         note = {PREPARATION: json.dumps(preparation.model_dump())}

@@ -39,6 +39,7 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         window_rule(settings),
         media_limits(settings),
         schema.fieldNames(),
+        check_frames=settings.media.check_frames,
         verbose=settings.caption_preparation.verbose,
     )
     columns = ("clip_id", "clip_no", "content_id", "clip_bytes", "clip_uri", "attempt")

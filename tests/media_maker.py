@@ -12,7 +12,8 @@ from typing import Any
 import av
 import imageio_ffmpeg
 
-from demo.make_clips import Frame, draw_scene, write_video
+from demo.drawing import Frame
+from demo.make_clips import draw_scene, write_video
 
 NUM_BITS = 12
 """Bits of the bar code: numbers up to 4095."""

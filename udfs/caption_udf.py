@@ -15,6 +15,9 @@ from udfs.engine.slot import current_slot
 from udfs.once import once_a_row
 from udfs.worker_log import log_to_stderr
 
+FIELDS = ("window_id", "frame_indices", "window_error", "frame_times_s")
+"""Fields of a window that the UDF needs."""
+
 ANSWER = StructType(
     [
         StructField("clip_id", StringType()),
@@ -44,8 +47,9 @@ def caption_windows_udf(
 
     Returns:
         A UDF of `(clip_id string, clip_bytes binary, clip_uri string, windows array<struct<window_id
-        string, frame_indices array<int>, window_error string>>)` to an array of `ANSWER`, one for each
-        window, in order. It is nondeterministic to the optimizer, so that it is evaluated once a row.
+        string, frame_indices array<int>, window_error string, frame_times_s array<double>>>)` to an array
+        of `ANSWER`, one for each window, in order. The times may be missing; with them less is decoded. It
+        is nondeterministic to the optimizer, so that it is evaluated once a row.
     """
     engine_values = engine.model_dump()
 
@@ -62,11 +66,16 @@ def caption_windows_udf(
 
 
 def _clip_work(clip_id: str, clip_bytes: bytes | None, clip_uri: str | None, windows: Any) -> ClipWork:
-    return ClipWork(clip_id, clip_bytes, clip_uri, [_window_work(window) for window in windows])
+    return ClipWork(clip_id, clip_bytes, clip_uri, [window_work(window) for window in windows])
 
 
-def _window_work(window: Any) -> WindowWork:
+def window_work(window: Any) -> WindowWork:
+    """A window as the UDF gets it from Spark, as the caption task wants it."""
     indices = window["frame_indices"]
+    times_s = window.get("frame_times_s")
     return WindowWork(
-        window["window_id"], None if indices is None else [int(i) for i in indices], window["window_error"]
+        window["window_id"],
+        None if indices is None else [int(i) for i in indices],
+        window["window_error"],
+        None if times_s is None else [float(t) for t in times_s],
     )

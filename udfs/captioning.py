@@ -4,19 +4,20 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from conf.errors import ClipError, RowContractError
+from conf.errors import RowContractError
 from conf.variants import ModelVariant
 from schemas.status import CaptionStatus
 from udfs.engine.requests import CaptionRequest, Generation, Reply
+from udfs.one_pass import Order, serve
 from udfs.ordered import done, in_order
 from udfs.resize import fit_size, resize_frame
-from udfs.storage import open_clip
-from udfs.video import Limits, WindowFrames, read_windows
+from udfs.video import FrameReader, Limits, Transform, WindowFrames
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,15 @@ class CaptionPlan:
 
 @dataclass(frozen=True)
 class WindowWork:
-    """One window to be captioned; `frame_indices` None where the clip has no window."""
+    """One window to be captioned; `frame_indices` None where the clip has no window.
+
+    With `frame_times_s`, the presentation times of the frames, less of the clip is decoded.
+    """
 
     window_id: str
     frame_indices: list[int] | None
     window_error: str | None
+    frame_times_s: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,28 +95,61 @@ def caption_clips(
 
 def _start_clip(clip: ClipWork, submit: Submit, plan: CaptionPlan) -> "list[Future[Result]]":
     """Decodes a clip once and asks for the captions of its windows as their frames are ready."""
-    if plan.verbose:
-        log.info("clip_id=%s windows=%d", clip.clip_id, len(clip.windows))
-    futures: dict[int, Future[Result]] = {
-        at: done(_skipped(clip, window))
-        for at, window in enumerate(clip.windows)
-        if window.frame_indices is None
-    }
-    wanted = [at for at in range(len(clip.windows)) if at not in futures]
-    indices = [clip.windows[at].frame_indices or [] for at in wanted]
-    try:
-        source = open_clip(clip.clip_bytes, clip.clip_uri) if wanted else ""
-        transform = None if plan.full_size else [_resizer(len(chosen), plan.variant) for chosen in indices]
-        for frames in read_windows(source, indices, transform=transform, limits=plan.limits):
-            at = wanted[frames.position]
-            futures[at] = _ask(clip, clip.windows[at], frames, submit, plan)
-    except ClipError as error:
-        for at in wanted:
-            if at not in futures:
-                futures[at] = done(_failed(clip, clip.windows[at], str(error), plan))
-    if len(futures) != len(clip.windows):
-        raise RowContractError(f"clip_id={clip.clip_id}: {len(clip.windows)} windows, {len(futures)} answers")
-    return [futures[at] for at in range(len(clip.windows))]
+    captions = CaptionTaker(clip, submit, plan)
+    if captions.is_wanted:
+        serve(clip.clip_bytes, clip.clip_uri, [captions], plan.limits)
+    return captions.futures()
+
+
+class CaptionTaker:
+    """Takes the frames of a clip's windows and asks the engine for their captions."""
+
+    def __init__(self, clip: ClipWork, submit: Submit, plan: CaptionPlan) -> None:
+        self._clip, self._submit, self._plan = clip, submit, plan
+        if plan.verbose:
+            log.info("clip_id=%s windows=%d", clip.clip_id, len(clip.windows))
+        self._futures: dict[int, Future[Result]] = {
+            at: done(_skipped(clip, window))
+            for at, window in enumerate(clip.windows)
+            if window.frame_indices is None
+        }
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any window needs frames."""
+        return len(self._futures) < len(self._clip.windows)
+
+    def orders(self, reader: FrameReader) -> list[Order]:
+        """The sampled frames of each window, at the size at which the model sees them."""
+        return [
+            Order(window.frame_indices, window.frame_times_s, self._transform(window), partial(self._ask, at))
+            for at, window in enumerate(self._clip.windows)
+            if window.frame_indices is not None
+        ]
+
+    def fail(self, reason: str) -> None:
+        """The clip cannot be read."""
+        for at, window in enumerate(self._clip.windows):
+            if at not in self._futures:
+                self._futures[at] = done(_failed(self._clip, window, reason, self._plan))
+
+    def futures(self) -> "list[Future[Result]]":
+        """One result for each window, in order; complete after `serve`."""
+        windows = self._clip.windows
+        if len(self._futures) != len(windows):
+            raise RowContractError(
+                f"clip_id={self._clip.clip_id}: {len(windows)} windows, {len(self._futures)} answers"
+            )
+        return [self._futures[at] for at in range(len(windows))]
+
+    def _transform(self, window: WindowWork) -> Transform | None:
+        if self._plan.full_size:
+            return None
+        return _resizer(len(window.frame_indices or []), self._plan.variant)
+
+    def _ask(self, at: int, frames: WindowFrames) -> None:
+        window = self._clip.windows[at]
+        self._futures[at] = _ask(self._clip, window, frames, self._submit, self._plan)
 
 
 def _resizer(num_frames: int, variant: ModelVariant) -> Callable[[Frame], Frame]:

@@ -7,7 +7,7 @@ from conf.errors import ClipError
 from schemas.status import WindowStatus
 from udfs.identity import no_window_uuid, window_uuid
 from udfs.storage import open_clip
-from udfs.video import Limits, VideoInfo, probe
+from udfs.video import Limits, VideoInfo, probe, survey
 from udfs.windowing import PlannedWindow, plan_windows
 
 MIN_FRAMES = 4
@@ -34,19 +34,23 @@ class WindowRule:
     remainder_threshold: int
 
 
-def cut_clip(clip: ClipRef, rule: WindowRule, limits: Limits) -> list[dict[str, Any]]:
+def cut_clip(
+    clip: ClipRef, rule: WindowRule, limits: Limits, *, check_frames: bool = True
+) -> list[dict[str, Any]]:
     """Returns the window rows of a clip; one row with the reason where it has no window.
 
     Args:
         clip: the clip.
         rule: how to cut and sample.
         limits: what decoding may cost.
+        check_frames: decode every frame, else only where packets don't tell; see `udfs.video.survey`.
 
     Returns:
         Rows with the columns of `windows` but those that the commit fills in and `prep_config_id`.
     """
     try:
-        info = probe(open_clip(clip.clip_bytes, clip.clip_uri), limits)
+        look = probe if check_frames else survey
+        info = look(open_clip(clip.clip_bytes, clip.clip_uri), limits)
     except ClipError as error:
         return [_no_window(clip, WindowStatus.ERROR, str(error))]
     windows = plan_windows(

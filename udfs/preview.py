@@ -11,12 +11,14 @@ import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from conf.errors import PreviewError
 from udfs.ffmpeg import find_ffmpeg
+from udfs.orientation import Orientation
 from udfs.webp import check_webp
 
 OUTPUT_CHARS = 4000
@@ -93,13 +95,55 @@ def _round_half_up(value: float) -> int:
     return math.floor(value + 0.5 + _TIE)
 
 
+MAX_SIDE = 16_383
+"""WebP knows no longer side."""
+
+
+@dataclass(frozen=True)
+class PreviewScaler:
+    """Renders frames at the size of the preview, so that full-size ones need not travel to ffmpeg.
+
+    Attributes:
+        target_height: height of the preview in pixels.
+    """
+
+    target_height: int
+
+    def render(self, frame: Any, orientation: Orientation) -> npt.NDArray[np.uint8]:
+        """Returns the frame as displayed, scaled; see `udfs.video.Renderer`."""
+        width, height = orientation.shown_size(frame.width, frame.height)
+        size = scaled_size(width, height, target_height=self.target_height)
+        # What no WebP can hold is left to ffmpeg to refuse, in its own words.
+        width, height = size if max(size) <= MAX_SIDE else (width, height)
+        coded_width, coded_height = orientation.shown_size(width, height)
+        scaled = frame.to_ndarray(
+            format="rgb24", width=coded_width, height=coded_height, interpolation="BICUBIC"
+        )
+        return orientation.apply(scaled)
+
+
+def scaled_size(width: int, height: int, *, target_height: int) -> tuple[int, int]:
+    """Returns width and height of a preview, as ffmpeg's `scale=-1:H` rounds them: to odd widths, too.
+
+    >>> scaled_size(854, 480, target_height=240), scaled_size(97, 65, target_height=240)
+    ((427, 240), (358, 240))
+
+    Args:
+        width: of the displayed frame, in pixels.
+        height: of the displayed frame, in pixels.
+        target_height: of the preview, in pixels.
+    """
+    return max(1, (2 * width * target_height + height) // (2 * height)), target_height
+
+
 def make_preview(
     frames: npt.NDArray[np.uint8], *, settings: PreviewParams, timeout_s: float = 120.0
 ) -> Preview:
     """Makes a WebP of the frames that `preview_frames` picked; one frame gives a still picture.
 
     Args:
-        frames: uint8 (n, height, width, 3), RGB as displayed, n at least 1.
+        frames: uint8 (n, height, width, 3), RGB as displayed, n at least 1; ffmpeg scales what
+            `PreviewScaler` has not.
         settings: parameters of the stage.
         timeout_s: ffmpeg is stopped after so many seconds.
 

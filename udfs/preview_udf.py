@@ -22,6 +22,12 @@ from udfs.previewing import PreviewWork, preview_clip
 from udfs.video import Limits
 from udfs.worker_log import log_to_stderr
 
+FIELDS = (
+    *("window_id", "start_frame", "end_frame", "start_s", "end_s"),
+    *("frame_rate", "height", "window_error"),
+)
+"""Fields of a window that the UDF needs."""
+
 ANSWER = StructType(
     [
         StructField("clip_id", StringType()),
@@ -46,9 +52,11 @@ def preview_webp_udf(params: PreviewParams, limits: Limits) -> UserDefinedFuncti
         limits: what decoding a clip may cost.
 
     Returns:
-        A UDF of `(clip_id string, clip_bytes binary, clip_uri string, windows array<struct<window_id
-        string, start_frame int, end_frame int, window_error string>>)` to an array of `ANSWER`, one for
-        each window, in order. It is nondeterministic to the optimizer, so that it is evaluated once a row.
+        A UDF of `(clip_id string, clip_bytes binary, clip_uri string, windows array<struct<...>>)`, the
+        struct with `FIELDS`, to an array of `ANSWER`, one for each window, in order. Fields but for
+        `window_id`, `start_frame` and `end_frame` may be missing; with the times less is decoded, and with
+        frame rate and height there are warnings. It is nondeterministic to the optimizer, so that it is
+        evaluated once a row.
     """
 
     def preview_webp(
@@ -66,5 +74,10 @@ def preview_webp_udf(params: PreviewParams, limits: Limits) -> UserDefinedFuncti
 
 
 def _works(windows: Any) -> list[PreviewWork]:
-    names = ("window_id", "start_frame", "end_frame", "window_error")
-    return [PreviewWork(*(window[name] for name in names)) for window in windows]
+    return [preview_work(window) for window in windows]
+
+
+def preview_work(window: Any) -> PreviewWork:
+    """A window as the UDF gets it from Spark, as the preview task wants it."""
+    values: dict[str, Any] = {name: window.get(name) for name in FIELDS}
+    return PreviewWork(**values)

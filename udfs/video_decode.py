@@ -4,13 +4,15 @@ This is what frame numbers count, in `windows` as in `captions` and `previews`. 
 n-th frame that decoding everything in order gives.
 """
 
+import itertools
 import math
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import av
 import av.error
 
 from udfs.video_source import Stopwatch
@@ -44,9 +46,20 @@ class CleanFrames:
         broken: where and why the stream broke first; None while it has not.
     """
 
-    def __init__(self, container: Any, stream: Any, watch: Stopwatch) -> None:
+    def __init__(
+        self, container: Any, stream: Any, watch: Stopwatch, packets: Sequence[Any] | None = None
+    ) -> None:
+        """Prepares the iteration.
+
+        Args:
+            container: of the stream.
+            stream: of which nothing has been decoded.
+            watch: limit of the working time.
+            packets: those of the stream where it has been demuxed already, without any error.
+        """
         self.broken: str | None = None
         self._container, self._stream, self._watch = container, stream, watch
+        self._demuxed = packets
         self._num_packets = 0
         self._packet_numbers: dict[int, int] = {}
         self._broken_at: int | None = None
@@ -94,7 +107,7 @@ class CleanFrames:
 
     def _packets(self) -> Iterator[Any]:
         """Demuxes; PyAV's last packet is empty and flushes the decoder."""
-        packets = self._container.demux(self._stream)
+        packets = self._source()
         end_s = 0.0
         while True:
             self._watch.check()
@@ -109,21 +122,50 @@ class CleanFrames:
                 break
             if packet.pts is not None:
                 self._packet_numbers[packet.pts] = self._num_packets
-                end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                end_s = max(end_s, packet_end_s(packet))
             yield packet
             self._num_packets += 1
-        self.broken = self.broken or self._missing_end(self._num_packets - 1, end_s)
+        self.broken = self.broken or missing_end(
+            self._container, self._stream, num_packets=self._num_packets - 1, end_s=end_s
+        )
 
-    def _missing_end(self, num_packets: int, end_s: float) -> str | None:
-        """A file that was cut off gives no error: only what its header promised tells."""
-        in_mov = "mov" in self._container.format.name
-        promised = len(self._stream.index_entries) if in_mov else 0
-        if num_packets < promised:
-            return f"the file is cut off: {promised - num_packets} of {promised} frames are missing"
-        promised_s = _tagged_duration(self._stream.metadata.get("DURATION", ""))
-        if end_s < promised_s - TAG_TOLERANCE_S:
-            return f"the file is cut off at {end_s:.3f} s of {promised_s:.3f} s"
-        return None
+    def _source(self) -> Iterator[Any]:
+        if self._demuxed is None:
+            return iter(self._container.demux(self._stream))
+        return itertools.chain(self._demuxed, [empty_packet(self._stream)])
+
+
+def empty_packet(stream: Any) -> Any:
+    """The packet that makes the decoder of a stream hand over the frames it still holds."""
+    packet: Any = av.Packet()
+    packet.stream = stream
+    return packet
+
+
+def packet_end_s(packet: Any) -> float:
+    """Until when a packet with a time is shown, in seconds."""
+    return float((packet.pts + (packet.duration or 0)) * packet.time_base)
+
+
+def missing_end(container: Any, stream: Any, *, num_packets: int, end_s: float) -> str | None:
+    """A file that was cut off gives no error: only what its header promised tells.
+
+    Args:
+        container: read to its end.
+        stream: of the container.
+        num_packets: packets of the stream that were there.
+        end_s: until when they are shown, in seconds.
+
+    Returns:
+        What is missing; None where nothing is.
+    """
+    promised = len(stream.index_entries) if "mov" in container.format.name else 0
+    if num_packets < promised:
+        return f"the file is cut off: {promised - num_packets} of {promised} frames are missing"
+    promised_s = _tagged_duration(stream.metadata.get("DURATION", ""))
+    if end_s < promised_s - TAG_TOLERANCE_S:
+        return f"the file is cut off at {end_s:.3f} s of {promised_s:.3f} s"
+    return None
 
 
 class _Clock:

@@ -158,6 +158,15 @@ def _pick_stream(container: Any, limits: Limits) -> Any:
     return stream
 
 
+def skip_smoothing(stream: Any) -> None:
+    """Leaves out the loop filter of a decoder that hasn't started: for those who don't look at pixels.
+
+    Frames come out and fail as always, since a loop filter changes pixels and reads nothing.
+    """
+    context = stream.codec_context
+    context.options = {**context.options, "skip_loop_filter": "all"}
+
+
 def check_size(width: int, height: int, limits: Limits) -> None:
     """Raises ClipError when a picture of this size is beyond the limit."""
     if width * height > limits.max_pixels:

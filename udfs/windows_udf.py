@@ -23,7 +23,7 @@ WINDOW = StructType([field for field in WINDOWS.schema if field.name not in _OF_
 
 
 def windows_of_clips(
-    rule: WindowRule, limits: Limits, columns: list[str], *, verbose: bool
+    rule: WindowRule, limits: Limits, columns: list[str], *, check_frames: bool, verbose: bool
 ) -> Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]:
     """Returns the function that turns batches of clips into batches of windows.
 
@@ -31,6 +31,7 @@ def windows_of_clips(
         rule: how to cut and sample.
         limits: what decoding a clip may cost.
         columns: columns of the rows that it yields, in order.
+        check_frames: decode every frame of a clip.
         verbose: log a line for each clip and window.
     """
 
@@ -39,7 +40,7 @@ def windows_of_clips(
         for batch in batches:
             for row in batch.to_dict("records"):
                 clip = ClipRef(**{str(name): value for name, value in row.items()})
-                rows = cut_clip(clip, rule, limits)
+                rows = cut_clip(clip, rule, limits, check_frames=check_frames)
                 if verbose:
                     _tell(clip, rows)
                 # Objects, so that a missing integer stays missing and does not become NaN.
@@ -50,7 +51,7 @@ def windows_of_clips(
 
 
 def cut_windows_udf(
-    rule: WindowRule, limits: Limits, prep_config_id: str, *, verbose: bool
+    rule: WindowRule, limits: Limits, prep_config_id: str, *, check_frames: bool, verbose: bool
 ) -> UserDefinedFunction:
     """Makes the UDF.
 
@@ -58,6 +59,7 @@ def cut_windows_udf(
         rule: how to cut and sample.
         limits: what decoding a clip may cost.
         prep_config_id: id of the rule, for the windows.
+        check_frames: decode every frame of a clip.
         verbose: log a line for each clip and window.
 
     Returns:
@@ -73,7 +75,8 @@ def cut_windows_udf(
             answers = []
             for clip_id, clip_bytes, clip_uri, content_id in zip(*batch, strict=True):
                 clip = ClipRef(clip_id, 0, content_id, clip_bytes, clip_uri)
-                rows = [row | {"prep_config_id": prep_config_id} for row in cut_clip(clip, rule, limits)]
+                cut = cut_clip(clip, rule, limits, check_frames=check_frames)
+                rows = [row | {"prep_config_id": prep_config_id} for row in cut]
                 if verbose:
                     _tell(clip, rows)
                 answers.append([{name: row.get(name) for name in WINDOW.fieldNames()} for row in rows])

@@ -31,6 +31,7 @@ from tests.jobs.conftest import CLIP_FLAGS, FilledLake, ingest_clips, run_alone
 from tests.jobs.opened import Opens
 from udfs.cutting import ClipRef, WindowRule, cut_clip
 from udfs.once import once_a_row
+from udfs.preview_udf import FIELDS as PREVIEW_FIELDS
 from udfs.previewing import PreviewWork, preview_clip
 from udfs.storage import local_path
 
@@ -157,7 +158,7 @@ def show_directly(lake: Lake, settings: Settings) -> None:
     rows = lake.read(WINDOWS).orderBy("window_index").collect()
     for clip in lake.read(CLIPS).collect():
         works = [
-            PreviewWork(row.window_id, row.start_frame, row.end_frame, row.window_error)
+            PreviewWork(**{name: row[name] for name in PREVIEW_FIELDS})
             for row in rows
             if row.clip_no == clip.clip_no
         ]

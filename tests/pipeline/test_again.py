@@ -195,7 +195,7 @@ def test_a_job_that_was_killed_ends_with_the_same_rows_when_it_is_started_again(
     said = []
     for line in job.stderr:
         said.append(line)
-        if "stage=captions done=" in line and "done=0/" not in line:
+        if "stage=captions+previews done=" in line and "done=0/" not in line:
             break
         if _commits(lake, "captions") >= 1:
             break

@@ -75,7 +75,7 @@ def test_the_readme_s_pipeline_fills_a_lake(
 ) -> None:
     (code,) = python_blocks("README.md")
     places = {
-        "demo/models": demo_models.model_dir,
+        "demo/checkpoints": demo_models.model_dir,
         "demo/clips": few_clips,
         "demo/lake": tmp_path / "lake",
         "conf/local.yaml": shared_engines,
@@ -105,7 +105,7 @@ def test_the_docs_transforms_give_the_rows_that_the_jobs_write(
     imports, code = python_blocks("docs/python.md")
     places = {
         "demo/clips": few_clips,
-        "demo/models": demo_models.model_dir,
+        "demo/checkpoints": demo_models.model_dir,
         "conf/local.yaml": shared_engines,
     }
     frames = run_code(imports + code, places, spark=spark)

@@ -91,7 +91,7 @@ def test_the_command_line_knows_the_functions_and_its_settings_reach_them(
     places = {
         "conf/local.yaml": config,
         "demo/lake": filled_lake.folder,
-        "demo/models": demo_models.model_dir,
+        "demo/checkpoints": demo_models.model_dir,
     }
     words = [str(places.get(word, word)) for word in shlex.split(command)]
     assert words[0] == "captionlake"

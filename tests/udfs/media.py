@@ -13,7 +13,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from demo.make_clips import Frame
+from demo.drawing import Frame
 from tests import media_maker
 
 MEDIA = Path(__file__).parents[3] / "shared" / "media"

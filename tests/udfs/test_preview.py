@@ -10,10 +10,19 @@ import pytest
 from PIL import Image
 
 from conf.errors import PreviewError, SettingsError
-from demo.make_clips import Frame, draw_scene
+from demo.drawing import Frame
+from demo.make_clips import draw_scene
 from tests.media_maker import make_clip, read_index, run_ffmpeg, uneven_times
+from tests.pictures import ssim
 from udfs.ffmpeg import check_ffmpeg, find_ffmpeg
-from udfs.preview import PreviewParams, make_preview, preview_command, preview_frames, preview_warnings
+from udfs.preview import (
+    PreviewParams,
+    PreviewScaler,
+    make_preview,
+    preview_command,
+    preview_frames,
+    preview_warnings,
+)
 from udfs.video import probe, read_windows
 from udfs.webp import check_webp
 
@@ -45,18 +54,6 @@ def scene(num_frames: int = 3, size: tuple[int, int] = (320, 240)) -> npt.NDArra
 
 def chunk_names(webp: bytes) -> set[bytes]:
     return {name for name in (b"VP8 ", b"VP8L", b"ANIM", b"ANMF", b"ALPH") if name in webp}
-
-
-def ssim(a: Frame, b: Frame) -> float:
-    """Mean structural similarity of two pictures over 8x8 blocks of their grey values."""
-    grey = [np.asarray(p, np.float64).mean(axis=2) for p in (a, b)]
-    height, width = (side // 8 * 8 for side in grey[0].shape)
-    x, y = (
-        g[:height, :width].reshape(height // 8, 8, width // 8, 8).swapaxes(1, 2).reshape(-1, 64) for g in grey
-    )
-    covariance = ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).mean(1)
-    light = (2 * x.mean(1) * y.mean(1) + 6.5) / (x.mean(1) ** 2 + y.mean(1) ** 2 + 6.5)
-    return float((light * (2 * covariance + 58.5) / (x.var(1) + y.var(1) + 58.5)).mean())
 
 
 CLIPS: dict[str, dict[str, Any]] = {
@@ -91,9 +88,36 @@ def test_a_preview_shows_what_ffmpegs_own_command_shows(tmp_path: Path, name: st
     assert min(map(ssim, ours, theirs)) > 0.95
 
 
+@pytest.mark.parametrize("name", ["wide.mp4", "upright.mov", "vp9.webm", "odd.mp4", "long.mp4"])
+def test_frames_scaled_beside_the_decoder_look_like_those_that_ffmpeg_scales(
+    tmp_path: Path, name: str
+) -> None:
+    odd = {"num_frames": 60, "size": (97, 65), "pix_fmt": "yuv444p"}
+    path = make_clip(tmp_path / name, **(odd if name.startswith("odd") else CLIPS[name]))
+    run_ffmpeg("-i", path, "-vf", "fps=1,scale=-1:240", "-c:v", "libwebp", "-pix_fmt", "yuv420p",
+               "-quality", "50", "-loop", "0", tmp_path / "theirs.webp")  # fmt: skip
+    theirs = pictures((tmp_path / "theirs.webp").read_bytes())
+    picks = preview_frames(probe(str(path)).times_s, target_fps=1.0)
+    [window] = read_windows(str(path), [picks], transform=[PreviewScaler(240)])
+    assert window.frames is not None
+    ours = pictures(make_preview(window.frames, settings=params()).webp)
+    assert [read_index(p) for p in ours] == [read_index(p) for p in theirs] == picks
+    assert ours[0].shape == theirs[0].shape == window.frames[0].shape
+    assert min(map(ssim, ours, theirs)) > 0.95
+
+
+def test_a_preview_wider_than_a_webp_can_be_is_left_to_ffmpeg_to_refuse(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "flat.mp4", num_frames=5, size=(2048, 16), numbered=False)
+    [window] = read_windows(str(path), [[0]], transform=[PreviewScaler(240)])
+    assert window.frames is not None
+    assert window.frames.shape == (1, 16, 2048, 3)
+    with pytest.raises(PreviewError, match="ffmpeg ended"):
+        make_preview(window.frames, settings=params())
+
+
 @pytest.mark.parametrize("num_frames", [1, 4, 14])
 def test_a_window_under_half_a_second_still_gets_a_picture(num_frames: int) -> None:
-    picks = preview_frames(np.arange(num_frames) / 30, target_fps=1.0)
+    picks = preview_frames(np.arange(num_frames, dtype=np.float64) / 30, target_fps=1.0)
     assert picks == [num_frames - 1]
     preview = make_preview(scene(1), settings=params())
     assert (preview.num_frames, preview.width, preview.height) == (1, 320, 240)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo.make_clips import Frame
+from demo.drawing import Frame
 from tests.media_maker import make_clip, read_index, uneven_times
 from tests.udfs.media import MADE, REAL, ffmpeg_decode, made_clip, plain_decode, real_clip
 from udfs.video import probe, read_windows

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conf.errors import ClipError
-from demo.make_clips import Frame
+from demo.drawing import Frame
 from tests import media_maker
 from tests.media_maker import make_clip, read_index, spoil_packet, truncate
 from tests.udfs.media import real_clip

@@ -1,0 +1,259 @@
+"""Decoding only what is wanted: the frames, times and counts are those of decoding everything in order."""
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from tests.media_maker import make_clip, read_index, run_ffmpeg, spoil_packet, truncate
+from tests.udfs.media import MADE, REAL, made_clip, real_clip
+from udfs.cutting import ClipRef, WindowRule, cut_clip
+from udfs.nal_units import NalLayout, nal_layout, read_units
+from udfs.video import FrameReader, Limits, VideoInfo, WindowFrames, WindowRange, probe, read_windows, survey
+from udfs.video_packets import PacketIndex, index_packets
+from udfs.video_smart import can_skip, needed_packets, wanted_frames
+from udfs.video_source import Stopwatch, open_video
+
+X264 = {"codec": "h264", "b_frames": 3}
+HARD: dict[str, dict[str, Any]] = {
+    "pyramid.mp4": {**X264, "options": {"preset": "fast", "x264-params": "b-pyramid=normal:ref=4"}},
+    "open_gop.ts": {**X264, "gop": 12, "options": {"preset": "fast", "x264-params": "open-gop=1"}},
+    "intra_refresh.mp4": {"gop": 20, "options": {"preset": "fast", "x264-params": "intra-refresh=1"}},
+    "paff.ts": {**X264, "options": {"preset": "fast", "flags": "+ilme+ildct", "x264-params": "tff=1"}},
+    "h265_open_gop.mkv": {
+        **{"codec": "h265", "b_frames": 3, "gop": 12},
+        "options": {"preset": "fast", "x265-params": "log-level=none:open-gop=1"},
+    },
+    "h265_layers.mp4": {
+        **{"codec": "h265", "b_frames": 3},
+        "options": {"preset": "fast", "x265-params": "log-level=none:temporal-layers=3:open-gop=0"},
+    },
+}
+"""Streams in which a careless choice of packets loses frames or spoils them."""
+
+ALL = [*REAL, *MADE, *HARD]
+SKIPPING = ("h264", "h265", "edit_list", "nasa", "pancake", "sintel", "tiny", "unordered", "video_90")
+
+
+@pytest.fixture(params=ALL)
+def clip(request: pytest.FixtureRequest, clip_folder: Path) -> Path:
+    return any_clip(clip_folder, request.param)
+
+
+def any_clip(folder: Path, name: str) -> Path:
+    if name in HARD:
+        path = folder / name
+        return path if path.exists() else make_clip(path, **HARD[name])
+    return made_clip(folder, name) if name in MADE else real_clip(name)
+
+
+def chosen(num_frames: int) -> list[list[int]]:
+    """Sparse windows, dense ones, one over the end alone, and frames that repeat."""
+    some = [
+        sorted({*range(start, num_frames, step)}) for start, step in ((0, 13), (5, 7), (num_frames // 2, 1))
+    ]
+    return [one[:24] for one in some if one] + [[num_frames - 1] * 2]
+
+
+def same(a: WindowFrames, b: WindowFrames) -> bool:
+    return (
+        (a.position, a.error) == (b.position, b.error)
+        and np.array_equal(a.times_s, b.times_s)
+        and a.frames is not None
+        and b.frames is not None
+        and np.array_equal(a.frames, b.frames)
+    )
+
+
+def wanted_of(path: Path, info: VideoInfo, windows: list[list[int]]) -> list[WindowFrames]:
+    return list(read_windows(str(path), windows, times_s=[info.times_s[one] for one in windows]))
+
+
+def test_wanted_frames_are_pixel_by_pixel_those_of_decoding_in_order(clip: Path) -> None:
+    info = probe(str(clip))
+    for window in chosen(info.num_frames):
+        [in_order], [wanted] = read_windows(str(clip), [window]), wanted_of(clip, info, [window])
+        assert same(in_order, wanted)
+    several = chosen(info.num_frames)
+    in_order_all, wanted_all = list(read_windows(str(clip), several)), wanted_of(clip, info, several)
+    assert all(map(same, in_order_all, wanted_all))
+
+
+def test_a_survey_of_the_packets_tells_what_decoding_tells(clip: Path) -> None:
+    probed, surveyed = probe(str(clip)), survey(str(clip))
+    assert np.array_equal(probed.times_s, surveyed.times_s)
+    others = [name for name in vars(probed) if name != "times_s"]
+    assert [getattr(probed, name) for name in others] == [getattr(surveyed, name) for name in others]
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith(SKIPPING)])
+def test_no_clip_of_a_common_kind_needs_to_be_decoded_in_order(clip_folder: Path, name: str) -> None:
+    index, decoded = decode_wanted(any_clip(clip_folder, name), {0, 2})
+    assert can_skip(index)
+    assert decoded == [0, 2]
+
+
+def decode_wanted(path: Path, wanted: set[int]) -> tuple[PacketIndex, list[int]]:
+    watch = Stopwatch(60)
+    with open_video(str(path), Limits(), watch) as (container, stream):
+        index = index_packets(container, stream, watch)
+        if not can_skip(index):
+            return index, []
+        return index, [number for number, _ in wanted_frames(index, stream, wanted, watch)]
+
+
+def test_nothing_is_decoded_beyond_what_the_wanted_frames_need(clip_folder: Path) -> None:
+    index, _ = decode_wanted(made_clip(clip_folder, "h264.mp4"), set())
+    assert list(needed_packets(index, {3})) == [0, 1, 2, 3]
+    assert list(needed_packets(index, {31, 33})) == [30, 31, 32, 33]
+    assert list(needed_packets(index, set())) == []
+    # Frames after a key frame of an open GOP lean on frames before it.
+    open_gop, decoded = decode_wanted(any_clip(clip_folder, "open_gop.ts"), {50})
+    assert decoded == [50]
+    assert len(list(needed_packets(open_gop, {50}))) > 40
+
+
+@pytest.mark.parametrize("name", ["mpeg4.avi", "testsrc2_mpeg4.avi", "gradient.gif"])
+def test_containers_without_true_times_are_doubted(clip_folder: Path, name: str) -> None:
+    index, _ = decode_wanted(any_clip(clip_folder, name), {0})
+    assert index.doubt is not None
+    assert not index.was_read
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+@pytest.mark.parametrize("number", [3, 29])
+def test_a_spoilt_packet_shows_without_decoding(tmp_path: Path, suffix: str, number: int) -> None:
+    whole = make_clip(tmp_path / f"whole.{suffix}", gop=20, b_frames=0 if suffix == "flv" else 3)
+    path = spoil_packet(whole, tmp_path / f"spoilt.{suffix}", number=number)
+    probed, surveyed = probe(str(path)), survey(str(path))
+    assert np.array_equal(probed.times_s, surveyed.times_s)
+    assert probed.broken == surveyed.broken
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize(
+    ("name", "how"), [("a.mkv", {}), ("a.ts", {}), ("a.flv", {}), ("f.mp4", {"movflags": "faststart"})]
+)
+def test_a_clip_cut_off_shows_without_decoding(
+    tmp_path: Path, name: str, how: dict[str, str], keep: float
+) -> None:
+    whole = make_clip(tmp_path / f"whole_{name}", gop=10, container_options=how)
+    path = truncate(whole, tmp_path / name, keep=keep)
+    probed, surveyed = probe(str(path)), survey(str(path))
+    assert np.array_equal(probed.times_s, surveyed.times_s)
+    assert (probed.broken is None, probed.broken) == (surveyed.broken is None, surveyed.broken)
+
+
+def spoil_payload(source: Path, path: Path, *, number: int) -> Path:
+    """Overwrites the middle of one packet's picture data: no length and no header changes."""
+    data = bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packet = list(container.demux(video=0))[number]
+    assert packet.pos is not None
+    start, end = packet.pos + packet.size // 3, packet.pos + packet.size * 2 // 3
+    data[start:end] = np.random.default_rng(number).integers(1, 256, end - start, np.uint8).tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+def test_damage_inside_pictures_never_gives_a_wrong_frame(tmp_path: Path, b_frames: int) -> None:
+    """What a survey cannot see costs the windows that depend on it, with the reason, and no other."""
+    whole = make_clip(tmp_path / "whole.mp4", gop=20, b_frames=b_frames)
+    path = spoil_payload(whole, tmp_path / "spoilt.mp4", number=25)
+    probed, surveyed = probe(str(path)), survey(str(path))
+    assert probed.broken is not None
+    assert set(probed.times_s) < set(surveyed.times_s)
+    windows = [[0, 5, 19], [40, 50, 59], list(range(20, 40))]
+    first, second, spoilt = wanted_of(path, surveyed, windows)
+    for window in (first, second):
+        assert window.error is None
+        assert window.frames is not None
+        assert [read_index(frame) for frame in window.frames] == windows[window.position]
+    assert spoilt.error is not None
+    assert ("s" in spoilt.error and "the packet at" in spoilt.error) or "corrupt" in spoilt.error
+    # The numbers of a full look count clean frames alone; they are found by their times.
+    whole_again = [*range(0, probed.num_frames, 3)]
+    [clean] = wanted_of(path, probed, [whole_again])
+    assert clean.error is None
+    assert np.array_equal(clean.times_s, probed.times_s[whole_again])
+    [counted] = read_windows(str(path), [whole_again])
+    assert same(clean, counted)
+
+
+def test_frames_of_a_clip_that_changed_are_not_handed_out(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", num_frames=40)
+    info = probe(str(path))
+    make_clip(path, num_frames=40, frame_rate=24)
+    [window] = wanted_of(path, info, [[0, 10, 39]])
+    assert window.frames is None
+    assert window.error is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["h264_b_frames.mp4", "h264_vfr.mkv", "vp9.webm", "mpeg4.avi", "edit_list.mp4"]
+)
+def test_one_reader_tells_the_times_of_windows_and_then_their_frames(clip_folder: Path, name: str) -> None:
+    path = made_clip(clip_folder, name)
+    info = probe(str(path))
+    bounds = [(0, 19), (20, info.num_frames - 1)]
+    with FrameReader(str(path)) as reader:
+        times = reader.times_s([WindowRange(a, b, info.times_s[a], info.times_s[b]) for a, b in bounds])
+        assert np.array_equal(np.concatenate(times), info.times_s)
+        numbers = [[3, 9], [20, 41]]
+        frames = list(reader.windows(numbers, times_s=[info.times_s[one] for one in numbers]))
+    assert all(map(same, frames, read_windows(str(path), numbers)))
+
+
+def test_each_window_needs_as_many_times_as_frames(clip_folder: Path) -> None:
+    path = str(made_clip(clip_folder, "h264.mp4"))
+    with pytest.raises(ValueError, match="zip"):
+        list(read_windows(path, [[0, 1]], times_s=[[0.0]]))
+
+
+def test_parameter_sets_on_the_way_are_kept(clip_folder: Path, tmp_path: Path) -> None:
+    """Two encodings in one stream: the second needs its own parameter sets."""
+    parts = [make_clip(tmp_path / f"{crf}.ts", gop=15, options={"crf": crf}) for crf in ("12", "30")]
+    (tmp_path / "list.txt").write_text("".join(f"file '{part.name}'\n" for part in parts))
+    path = tmp_path / "both.ts"
+    run_ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", path)
+    info = probe(str(path))
+    for window in ([0, 119], [70, 80, 110], [118]):
+        [in_order], [wanted] = read_windows(str(path), [window]), wanted_of(path, info, [window])
+        assert same(in_order, wanted)
+
+
+def test_units_are_read_and_what_no_encoder_writes_is_refused() -> None:
+    h264 = nal_layout("h264", bytes([1, 100, 0, 31, 0xFF, 0xE1]))
+    hevc = nal_layout("hevc", None)
+    assert h264 == NalLayout(hevc=False, length_bytes=4)
+    assert hevc == NalLayout(hevc=True, length_bytes=0)
+    assert nal_layout("vp9", b"\1" * 30) is None
+    idr = read_units(b"\0\0\0\2\x67\1" + b"\0\0\0\3\x65\1\2", h264)
+    assert idr is not None
+    assert (idr.has_picture, idr.is_idr, idr.has_parameters) == (True, True, True)
+    wrong = [
+        b"",
+        b"\0\0\0\3\x65\1",
+        b"\0\0\0\0\x65\1",
+        b"\0\0\0\2\xe5\1",
+        b"\0\0\0\2\x78\1",
+        b"\0\0\0\6\x65\1\0\0\0\1",
+        b"\xff" * 9,
+    ]
+    assert [read_units(data, h264) for data in wrong] == [None] * len(wrong)
+    cra = read_units(b"\0\0\0\1\x2a\1\x80\0\0", hevc)
+    assert cra is not None
+    assert (cra.has_picture, cra.is_idr) == (True, False)
+    assert read_units(b"\x2a\1\x80", hevc) is None
+
+
+def test_a_clip_is_cut_alike_with_and_without_a_look_at_every_frame(clip_folder: Path) -> None:
+    rule = WindowRule(sampling_fps=2.0, window_size=20, remainder_threshold=8)
+    for name in ("h264_b_frames.mp4", "edit_list.mp4", "vp9.webm"):
+        clip = ClipRef("id", 0, "content", made_clip(clip_folder, name).read_bytes(), None)
+        by_packets = cut_clip(clip, rule, Limits(), check_frames=False)
+        assert cut_clip(clip, rule, Limits()) == by_packets
+        assert len(by_packets) > 1
