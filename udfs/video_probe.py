@@ -67,22 +67,22 @@ def probe(source: Source, limits: Limits | None = None) -> VideoInfo:
 def survey(source: Source, limits: Limits | None = None) -> VideoInfo:
     """Tells what a clip is made of by its packets, where they can be trusted, else as `probe` does.
 
-    The packets are trusted for H.264 and HEVC in containers with true times (mp4/mov, mkv/webm, flv and
-    mpeg-ts). They are not, and everything is decoded, when one of these shows:
+    The packets are trusted for H.264 and HEVC in mp4/mov, mkv/webm and flv, which have true times and say how
+    long a picture is. They are not, and everything is decoded, when one of these shows:
 
     - an error of the demuxer, a packet that it calls damaged, or an end before the promised one;
     - a packet that is no unbroken sequence of proper units: an overwritten length or header, a hole of
       zeros, a packet cut short;
     - a packet without a picture, without a time or with that of another; a stream that does not begin
       with an IDR; a gap between two frames that is larger than the others;
-    - a first frame that does not decode, and in mpeg-ts, which doesn't say how long a picture is, a last
-      one that doesn't.
+    - a first frame that does not decode.
 
     What does not show is damage inside the coded picture data that leaves lengths, headers and escapes
     alone, such as a flipped bit. Then all frames count, `broken` is None, and `read_windows` finds the damage
     when it decodes a wanted frame that depends on it: the window fails with the reason. (Decoding finds
     such damage as far as the decoder notices it: FFmpeg's for H.264 mostly does, that for HEVC hardly
-    ever.) A picture that HEVC marks as not to be shown counts, too.
+    ever.) One case is beyond both: a header that comes to say that no other picture needs this one, so that
+    `read_windows` leaves it out. A picture that HEVC marks as not to be shown counts, too.
 
     Args:
         source: bytes, local path or seekable binary file.
@@ -116,14 +116,11 @@ def _from_packets(
     index: PacketIndex, container: Any, stream: Any, limits: Limits, watch: Stopwatch
 ) -> VideoInfo | None:
     """What the packets and the first frame tell; None where they can't be trusted."""
-    if not can_skip(index) or not index.is_even:
+    # In mpeg-ts pictures carry no length, so that only decoding tells whether one is whole.
+    if not can_skip(index) or not index.is_even or "mpegts" in container.format.name:
         return None
-    checked = {0}
-    if "mpegts" in container.format.name:
-        # Its pictures carry no length, so that only decoding tells whether the last one is whole.
-        checked.add(index.numbers.get(index.packets[-1].pts, 0))
     try:
-        first, *_ = [frame for _, frame in wanted_frames(index, stream, checked, watch)]
+        [(_, first)] = wanted_frames(index, stream, {0}, watch)
     except InexactError:
         return None
     return _info(index.times_s, stream, Shape(first, limits), broken=None)

@@ -5,6 +5,7 @@ last wanted picture and the next IDR, after which nothing refers to what came be
 frame: in a stream with open GOPs, pictures after a key frame may refer to pictures before it.)
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,19 +43,34 @@ def wanted_frames(
         InexactError: a packet that was sent is damaged, a wanted frame does not come out, or pictures
             change their size.
     """
-    context = stream.codec_context
-    size = (context.width, context.height)
     missing = sorted(wanted, reverse=True)
-    for frame in _decode(index, stream, wanted, watch):
-        number = index.numbers.get(frame.pts)
-        if frame.is_corrupt or number is None or (frame.width, frame.height) != size:
-            raise InexactError(f"the frame at {frame.time or 0.0:.3f} s is not as its packet told")
+    for number, frame in _sound(index, stream, wanted, watch):
         while missing and missing[-1] <= number:
             if missing.pop() != number:
                 raise InexactError("a wanted frame did not come out of the decoder")
             yield number, frame
     if missing:
         raise InexactError("a wanted frame did not come out of the decoder")
+
+
+def _sound(index: PacketIndex, stream: Any, wanted: set[int], watch: Stopwatch) -> Iterator[tuple[int, Any]]:
+    """Decoded frames once no corrupt one can come that they were predicted from.
+
+    A B-frame is shown before the frame behind it that it is predicted from, so that frames wait here as
+    they do in `CleanFrames`. Of frames that nobody wants only the number is kept.
+    """
+    context = stream.codec_context
+    size = (context.width, context.height)
+    held: deque[tuple[int, Any]] = deque()
+    hold = 2 * context.reorder_depth
+    for frame in _decode(index, stream, wanted, watch):
+        number = index.numbers.get(frame.pts)
+        if frame.is_corrupt or number is None or (frame.width, frame.height) != size:
+            raise InexactError(f"the frame at {frame.time or 0.0:.3f} s is not as its packet told")
+        held.append((number, frame if number in wanted else None))
+        if len(held) > hold:
+            yield held.popleft()
+    yield from held
 
 
 def _decode(index: PacketIndex, stream: Any, wanted: set[int], watch: Stopwatch) -> Iterator[Any]:

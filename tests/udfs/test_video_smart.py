@@ -183,6 +183,28 @@ def test_damage_inside_pictures_never_gives_a_wrong_frame(tmp_path: Path, b_fram
     assert same(clean, counted)
 
 
+@pytest.mark.parametrize("number", range(16, 32, 3))
+def test_a_frame_shown_before_the_damage_that_it_is_predicted_from_is_not_handed_out(
+    tmp_path: Path, number: int
+) -> None:
+    whole = make_clip(tmp_path / "whole.mp4", **HARD["pyramid.mp4"], gop=15, num_frames=45)
+    path = spoil_payload(whole, tmp_path / "spoilt.mp4", number=number)
+    surveyed = survey(str(path))
+    clean = probe(str(path))
+    assert surveyed.num_frames == 45
+    [true] = read_windows(str(whole), [range(45)])
+    [in_order] = read_windows(str(path), [range(clean.num_frames)])
+    assert true.frames is not None
+    assert in_order.frames is not None
+    by_order = dict(zip(in_order.times_s, in_order.frames, strict=True))
+    for window in wanted_of(path, surveyed, [[at] for at in range(45)]):
+        if window.frames is None:
+            continue
+        time_s, picture = window.times_s[0], window.frames[0]
+        # Damage that the decoder takes for a picture is handed out in order, too.
+        assert np.array_equal(picture, by_order.get(time_s, true.frames[window.position]))
+
+
 def test_frames_of_a_clip_that_changed_are_not_handed_out(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mp4", num_frames=40)
     info = probe(str(path))
