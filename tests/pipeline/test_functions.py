@@ -93,7 +93,7 @@ def test_the_command_line_knows_the_functions_and_its_settings_reach_them(
         "demo/lake": filled_lake.folder,
         "demo/checkpoints": demo_models.model_dir,
     }
-    words = [str(places.get(word, word)) for word in shlex.split(command)]
+    words = [str(places.get(word, word)) for word in shlex.split(command.replace("\\\n", " "))]
     assert words[0] == "captionlake"
     to_file = ["--format", "json", "--save", str(saved)]
     assert main([*words[1:], *to_file]) == 0
