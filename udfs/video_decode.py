@@ -139,6 +139,8 @@ def empty_packet(stream: Any) -> Any:
     """The packet that makes the decoder of a stream hand over the frames it still holds."""
     packet: Any = av.Packet()
     packet.stream = stream
+    # Else the frames that it brings out count their times in the decoder's unit, and round them otherwise.
+    packet.time_base = stream.time_base
     return packet
 
 

@@ -1,5 +1,6 @@
 """Decoding only what is wanted: the frames, times and counts are those of decoding everything in order."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,18 @@ def test_one_reader_tells_the_times_of_windows_and_then_their_frames(clip_folder
         numbers = [[3, 9], [20, 41]]
         frames = list(reader.windows(numbers, times_s=[info.times_s[one] for one in numbers]))
     assert all(map(same, frames, read_windows(str(path), numbers)))
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264_b_frames.mp4", "h264_vfr.mkv", "edit_list.mp4"])
+def test_a_window_whose_times_nobody_knows_is_decoded_for_them(clip_folder: Path, name: str) -> None:
+    path = made_clip(clip_folder, name)
+    info = probe(str(path))
+    last = info.num_frames - 1
+    with FrameReader(str(path)) as reader:
+        [times_s] = reader.times_s([WindowRange(0, last, math.nan, math.nan)])
+        assert np.array_equal(times_s, info.times_s)
+        [window] = reader.windows([[0, last]], times_s=[times_s[[0, last]]])
+    assert same(window, next(read_windows(str(path), [[0, last]])))
 
 
 def test_each_window_needs_as_many_times_as_frames(clip_folder: Path) -> None:
