@@ -36,6 +36,7 @@ _LOCAL = {
     # Queries over a few thousand keys end before compiling them pays off; these halve the JVM's work.
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m",
     # What a page of the web interface would show, kept for a thousand queries, fills the heap.
     "spark.sql.ui.retainedExecutions": "10",

@@ -18,7 +18,9 @@ from udfs.worker_log import NAMES
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """The session that `captionlake` itself would start: local mode, Delta, two cores."""
-    session = get_session(load_settings(flags={"--master": "local[2]"}).spark)
+    # It lives longer than any other, and what it remembers of a thousand queries fills a small heap.
+    flags = {"--master": "local[2]", "--driver-memory": "3g"}
+    session = get_session(load_settings(flags=flags).spark)
     yield session
     session.stop()
 

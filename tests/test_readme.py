@@ -22,6 +22,11 @@ NOT_RUN = "make test\n"
 
 BLOCK = re.compile(r"^```(sh|bash|sql)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 WIDTH = 100
+SPARK_DEFAULTS = {
+    "spark.sql.shuffle.partitions": "4",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,11 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     (folder / ".venv" / ".installed").unlink(missing_ok=True)
     (folder / ".venv" / ".installed").touch()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CAPTIONLAKE_", "PY"))}
+    # A machine's own defaults, so that spark-submit does not cut a lake of ten rows into 200 parts.
+    defaults = folder.parent / "spark-defaults.conf"
+    defaults.write_text("".join(f"{key} {value}\n" for key, value in SPARK_DEFAULTS.items()))
     # The installed package is the checkout that the tests run in; the copy's own code comes first.
-    return Shell(folder, clean | {"PYTHONPATH": str(folder)})
+    return Shell(folder, clean | {"PYTHONPATH": str(folder), "SPARK_CONF_DIR": str(folder.parent)})
 
 
 def test_every_block_is_run_or_named_as_not_run() -> None:
