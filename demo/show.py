@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     spark = get_session(SparkSettings())
     drawn = spark.createDataFrame(drawn_stories(), "clip string, window_index int, story string")
     drawn.createOrReplaceTempView("drawn")
-    shown = query(spark, Lake(spark, args.lake), SHOWN)
+    shown = query(spark, Lake(spark, args.lake), SHOWN).cache()
     write_result(shown, sys.stdout, form="table")
     saved = save_previews(spark, args.folder)
     print(f"Tables    {', '.join(table.name for table in TABLES)}: Delta tables in {args.lake}")

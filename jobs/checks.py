@@ -1,10 +1,23 @@
 """What is checked before any work starts, so that no GPU waits for a mistake."""
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.errors import SchemaError
 from jobs.lake import Lake
 from schemas.clips import CLIPS
+
+
+def check_clip_columns(clips: DataFrame) -> None:
+    """Checks that somebody's table of clips has the columns that nothing else can stand for.
+
+    Raises:
+        SchemaError: there is no id, or neither bytes nor a URI.
+    """
+    if "clip_id" not in clips.columns or not {"clip_bytes", "clip_uri"} & set(clips.columns):
+        raise SchemaError(
+            f"table of clips: it needs clip_id and one of clip_bytes, clip_uri; it has {clips.columns}"
+        )
 
 
 def check_clips(lake: Lake) -> None:

@@ -20,6 +20,7 @@ from pyspark.sql.types import StructType
 
 from conf.errors import CommitError, SchemaError, SettingsError
 from conf.settings import Settings
+from jobs.checks import check_clip_columns
 from jobs.commits import is_conflict
 from jobs.from_curator import clips_of_curator
 from jobs.lake import Lake, first_line
@@ -114,10 +115,7 @@ def rows_of_table(clips: DataFrame) -> DataFrame:
     Raises:
         SchemaError: a column is missing.
     """
-    if "clip_id" not in clips.columns or not {"clip_bytes", "clip_uri"} & set(clips.columns):
-        raise SchemaError(
-            f"table of clips: it needs clip_id and one of clip_bytes, clip_uri; it has {clips.columns}"
-        )
+    check_clip_columns(clips)
     schema = StructType([field for field in CLIPS.schema if field.name != "clip_no"])
     given = clips.select(
         *[

@@ -29,6 +29,7 @@ from conf.stages import (
     PreviewSettings,
 )
 from jobs import caption, enhance, preview
+from jobs.checks import check_clip_columns
 from jobs.precision import with_effective_precision
 from jobs.session import check_gpu_slots
 from jobs.windows import media_limits, window_rule
@@ -182,10 +183,7 @@ def follow(preparation: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clips(df: DataFrame) -> DataFrame:
     """Clips with all columns that the stages read."""
-    if "clip_id" not in df.columns or not {"clip_bytes", "clip_uri"} & set(df.columns):
-        raise SchemaError(
-            f"table of clips: it needs clip_id and one of clip_bytes, clip_uri; it has {df.columns}"
-        )
+    check_clip_columns(df)
     missing = {
         "clip_no": F.xxhash64("clip_id"),
         "clip_bytes": F.lit(None).cast("binary"),
