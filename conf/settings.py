@@ -54,6 +54,11 @@ class PipelineSettings(Group):
     enhance_captions: bool = setting(
         False, "rewrite captions with the text model", flags=("--enhance-captions",)
     )
+    keep_window_mp4: bool = setting(
+        False,
+        "store every window as an mp4 of its own, in the table window_media",
+        flags=("--keep-window-mp4",),
+    )
 
 
 class EngineTuning(Group):

@@ -28,8 +28,7 @@ KEPT = (
 """Groups of settings that a retry takes over from the run before it."""
 
 _ERRORS = " OR ".join(
-    f"{status} = 'error'"
-    for status in ("window_status", "caption_status", "enhanced_status", "preview_status")
+    f"{name}_status = 'error'" for name in ("window", "media", "caption", "enhanced", "preview")
 )
 
 

@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf.errors import SettingsError
 from conf.settings import Settings
-from jobs import caption, enhance, ingest, preview, together, windows
+from jobs import caption, enhance, ingest, media, preview, together, windows
 from jobs.pipeline import Prepare, run_stages
 from jobs.report import Report
 from jobs.stage import StageKind
@@ -32,6 +32,7 @@ def kinds(settings: Settings) -> list[StageKind]:
         )
     wanted = (
         (windows.STAGE, True),
+        (media.STAGE, pipeline.keep_window_mp4),
         (together.STAGE, pipeline.generate_captions and settings.wants_previews),
         (caption.STAGE, pipeline.generate_captions),
         (enhance.STAGE, pipeline.enhance_captions),

@@ -1,4 +1,4 @@
-"""The view `window_captions`: each window with its newest caption, enhancement and preview."""
+"""The view `window_captions`: each window with its newest caption, enhancement, preview and mp4."""
 
 from pyspark.sql import SparkSession
 
@@ -7,12 +7,16 @@ from schemas.captions import CAPTIONS
 from schemas.enhancements import ENHANCEMENTS
 from schemas.previews import PREVIEWS
 from schemas.tables import TABLES
+from schemas.window_media import WINDOW_MEDIA
 from schemas.windows import WINDOWS
 
 VIEW = "window_captions"
 
+SHOWN = (WINDOWS, CAPTIONS, ENHANCEMENTS, PREVIEWS, WINDOW_MEDIA)
+"""The tables that the view is made of."""
+
 # Newest: the latest commit, then the highest attempt. Attempts count within one config, so they cannot
-# come first. Previews are chosen without reading a blob.
+# come first. Previews and mp4s are chosen without reading a blob.
 _QUERY = """
 WITH current_windows AS (
   SELECT * FROM (
@@ -46,6 +50,15 @@ newest_previews AS (
       ) AS place
     FROM {previews}
   ) WHERE place = 1
+),
+newest_media AS (
+  SELECT * FROM (
+    SELECT window_id, prep_config_id, attempt, num_bytes, media_status, media_error,
+      row_number() OVER (
+        PARTITION BY window_id, prep_config_id ORDER BY commit_seq DESC, attempt DESC
+      ) AS place
+    FROM {window_media}
+  ) WHERE place = 1
 )
 SELECT
   w.clip_id, w.clip_no, w.window_id, w.prep_config_id, w.window_index,
@@ -62,19 +75,21 @@ SELECT
   e.output_tokens AS enhanced_output_tokens,
   p.preview_config_id, p.attempt AS preview_attempt, p.preview_status, p.preview_error,
   p.width AS preview_width, p.height AS preview_height, p.num_frames AS preview_num_frames,
-  p.num_bytes AS preview_num_bytes
+  p.num_bytes AS preview_num_bytes,
+  m.attempt AS media_attempt, m.media_status, m.media_error, m.num_bytes AS media_num_bytes
 FROM current_windows w
 LEFT JOIN newest_captions c ON w.window_id = c.window_id AND w.prep_config_id = c.prep_config_id
 LEFT JOIN newest_enhancements e
   ON c.window_id = e.window_id AND c.prep_config_id = e.prep_config_id
   AND c.caption_config_id = e.caption_config_id AND c.attempt = e.caption_attempt
 LEFT JOIN newest_previews p ON w.window_id = p.window_id AND w.prep_config_id = p.prep_config_id
+LEFT JOIN newest_media m ON w.window_id = m.window_id AND w.prep_config_id = m.prep_config_id
 """
 
 
 def view_query(lake: Lake, *, where: str | None = None) -> str:
     """The view's query over the tables of a lake, or over those of their rows that meet a condition."""
-    tables = {table.name: lake.name_of(table) for table in (WINDOWS, CAPTIONS, ENHANCEMENTS, PREVIEWS)}
+    tables = {table.name: lake.name_of(table) for table in SHOWN}
     if where is not None:
         # Inside, because a condition on the view does not reach below its windows.
         tables = {name: f"(SELECT * FROM {table} WHERE {where})" for name, table in tables.items()}  # noqa: S608

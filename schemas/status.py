@@ -26,7 +26,7 @@ class CaptionStatus(StrEnum):
 
 
 class PreviewStatus(StrEnum):
-    """Outcome of making the preview of a window."""
+    """Outcome of making the preview of a window; also of making its mp4."""
 
     SUCCESS = "success"
     ERROR = "error"

@@ -6,6 +6,7 @@ from schemas.configs import CONFIGS
 from schemas.enhancements import ENHANCEMENTS
 from schemas.previews import PREVIEWS
 from schemas.runs import RUNS
+from schemas.window_media import WINDOW_MEDIA
 from schemas.windows import WINDOWS
 
-TABLES = (CLIPS, WINDOWS, CAPTIONS, ENHANCEMENTS, PREVIEWS, RUNS, CONFIGS)
+TABLES = (CLIPS, WINDOWS, WINDOW_MEDIA, CAPTIONS, ENHANCEMENTS, PREVIEWS, RUNS, CONFIGS)

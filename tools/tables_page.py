@@ -14,6 +14,7 @@ from schemas.previews import PREVIEWS
 from schemas.status import CaptionStatus, PreviewStatus, WindowStatus
 from schemas.table import Table
 from schemas.tables import TABLES
+from schemas.window_media import WINDOW_MEDIA
 from schemas.windows import WINDOWS
 from tools.markdown import code, table
 
@@ -47,12 +48,15 @@ VIEW_HEAD = """\
 ## {view}
 
 A view: the windows of the clips as they are now, each with its newest caption, the newest enhancement of
-that caption, and its newest preview. Newest is the row of the latest commit (`commit_seq`), and within one
-commit that of the highest `attempt`. Where windows were cut under several settings, each `prep_config_id`
-has its own rows. A window without a caption, an enhancement or a preview has nulls there.
+that caption, its newest preview and its newest mp4. Newest is the row of the latest commit (`commit_seq`),
+and within one commit that of the highest `attempt`. Where windows were cut under several settings, each
+`prep_config_id` has its own rows. A window without a caption, an enhancement, a preview or an mp4 has nulls
+there.
 
 The WebP itself is not in the view. It is in `previews`, under `window_id`, `prep_config_id`,
-`preview_config_id` and `attempt` (in the view: `preview_attempt`).
+`preview_config_id` and `attempt` (in the view: `preview_attempt`). Likewise the mp4, which a run with
+`--keep-window-mp4` makes: it is in `window_media`, under `window_id`, `prep_config_id` and `attempt` (in the
+view: `media_attempt`).
 
 A lake in a catalog has the view beside its tables. For a lake in a folder, `captionlake sql` knows it and
 all tables by their names.
@@ -87,6 +91,15 @@ STATUSES: list[tuple[Table, type[StrEnum], dict[StrEnum, str]]] = [
             PreviewStatus.SKIPPED: "there was no window to show",
         },
     ),
+    (
+        WINDOW_MEDIA,
+        PreviewStatus,
+        {
+            PreviewStatus.SUCCESS: "the mp4 was made, with every frame of the window",
+            PreviewStatus.ERROR: "there is no mp4",
+            PreviewStatus.SKIPPED: "there was no window to encode",
+        },
+    ),
 ]
 
 # The columns of the view that are no column of a table.
@@ -94,7 +107,7 @@ MAPS = {
     "caption": 'the caption by model variant, e.g. `{"qwen": "…"}`',
     "enhanced_caption": 'the enhanced caption by model variant, e.g. `{"qwen_lm": "…"}`',
 }
-ALIASES = {"w": WINDOWS, "c": CAPTIONS, "e": ENHANCEMENTS, "p": PREVIEWS}
+ALIASES = {"w": WINDOWS, "c": CAPTIONS, "e": ENHANCEMENTS, "p": PREVIEWS, "m": WINDOW_MEDIA}
 
 
 def tables_page() -> str:

@@ -64,6 +64,11 @@ class Shape:
         self.orientation: Orientation = frame_orientation(frame)
         self.shown_size = self.orientation.shown_size(*self.coded_size)
 
+    @property
+    def is_upright(self) -> bool:
+        """Whether pictures are shown as they are coded."""
+        return self.orientation == Orientation()
+
     def picture(self, frame: Any) -> Picture:
         """The frame as displayed: uint8 (height, width, 3), RGB, contiguous."""
         width, height = self.coded_size

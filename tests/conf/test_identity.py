@@ -121,6 +121,7 @@ NEUTRAL = {
     "--generate-captions": True,
     "--enhance-captions": True,
     "--generate-previews": True,
+    "--keep-window-mp4": True,
     "--max-decode-s": 60,
     "--max-frame-pixels": 4096,
     "--master": "local[1]",

@@ -134,6 +134,7 @@ def test_the_view_leaves_blobs_where_they_are(view: DataFrame) -> None:
     assert not [field.name for field in view.schema if field.dataType.simpleString() == "binary"]
     plan = view._jdf.queryExecution().executedPlan().toString()
     assert "webp" not in plan
+    assert "mp4_bytes" not in plan
     assert "num_bytes" in plan
 
 

@@ -10,6 +10,7 @@ from schemas.previews import PREVIEWS
 from schemas.status import CaptionStatus, PreviewStatus, WindowStatus
 from schemas.table import Table
 from schemas.tables import TABLES
+from schemas.window_media import WINDOW_MEDIA
 from schemas.windows import WINDOWS
 
 PROVENANCE = "run_id commit_seq created_at"
@@ -28,6 +29,8 @@ COLUMNS = {
     f"enhanced_status enhanced_error {MODEL} {ANSWER} {PROVENANCE}",
     "previews": "window_id prep_config_id preview_config_id attempt webp width height num_frames num_bytes "
     f"preview_status preview_error {PROVENANCE}",
+    "window_media": "window_id prep_config_id attempt clip_id clip_no window_index mp4_bytes num_bytes "
+    f"media_status media_error {PROVENANCE}",
     "runs": "run_id settings_json versions status_counts windows_per_s tokens_per_s gpu_idle_share wall_s",
     "configs": "config_id config_json",
 }
@@ -37,6 +40,7 @@ KEYS = {
     CLIPS: ("clip_id",),
     WINDOWS: ("window_id", "prep_config_id"),
     CAPTIONS: ("window_id", "prep_config_id", "caption_config_id", "attempt"),
+    WINDOW_MEDIA: ("window_id", "prep_config_id", "attempt"),
     PREVIEWS: ("window_id", "prep_config_id", "preview_config_id", "attempt"),
     ENHANCEMENTS: (
         "window_id",
@@ -81,7 +85,7 @@ def test_files_are_skipped_by_keys_and_never_by_blobs(table: Table) -> None:
     assert set(table.stats) <= set(table.schema.fieldNames())
     assert set(table.key) <= set(table.stats)
     assert "clip_no" in table.stats or "clip_no" not in table.schema.fieldNames()
-    assert not {"clip_bytes", "webp"} & set(table.stats)
+    assert not {"clip_bytes", "webp", "mp4_bytes"} & set(table.stats)
 
 
 @each_table
@@ -105,6 +109,7 @@ def test_a_status_column_names_all_its_statuses(table: Table) -> None:
     words = {
         "window_status": WindowStatus,
         "preview_status": PreviewStatus,
+        "media_status": PreviewStatus,
         "run_status": ("success", "error"),
     }
     if table.status:
