@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from databricks.sdk.service.jobs import JobSettings
 from packaging.requirements import Requirement
 
 import captionlake
@@ -51,6 +52,27 @@ def settings_of(name: str, target: str) -> Settings:
     args = make_parser().parse_args(arguments(name, target))
     flags = {flag: value for flag, value in vars(args).items() if flag.startswith("--")}
     return load_settings(config=args.config, flags=flags)
+
+
+def deployed(value: Any, target: str) -> Any:
+    """A part of the bundle as it is deployed: variables have their values, numbers among them."""
+    if isinstance(value, dict):
+        return {key: deployed(one, target) for key, one in value.items()}
+    if isinstance(value, list):
+        return [deployed(one, target) for one in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    text = resolved(value, target)
+    return int(text) if text.isdigit() else text
+
+
+@pytest.mark.parametrize("target", BUNDLE["targets"])
+def test_databricks_knows_every_field_of_the_job(target: str) -> None:
+    job = deployed(JOB, target)
+    # The SDK's types drop what they don't know, and refuse words that are none of an enum's.
+    assert JobSettings.from_dict(job).as_dict() == job
+    misspelt = {**job, "tasks": [{**job["tasks"][0], "max_retrys": 2}]}
+    assert JobSettings.from_dict(misspelt).as_dict() != misspelt
 
 
 def test_each_command_is_a_task_and_waits_for_what_it_works_on() -> None:
