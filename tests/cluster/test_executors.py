@@ -1,9 +1,6 @@
 """On two executors: one model each for life, no caption on another window, nothing left behind."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +10,9 @@ import numpy as np
 import pytest
 from deltalake import DeltaTable
 
-from demo.make_clips import write_scene
-from tests.cluster.app import ROOT
-from tests.engine_fixtures import MAX_MODEL_LEN, DemoModels
+from tests.cluster.background import NUM_CLIPS, ClusterApp
 from tests.udfs.media import plain_decode
 from udfs.engine.runtime import group_members, read_holder
-
-NUM_CLIPS = 40
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -36,46 +29,8 @@ class ClusterRun:
 
 
 @pytest.fixture(scope="module")
-def cluster_run(
-    demo_models: DemoModels, engine_runtime: Path, tmp_path_factory: pytest.TempPathFactory
-) -> ClusterRun:
-    folder = tmp_path_factory.mktemp("cluster")
-    clips = folder / "clips"
-    clips.mkdir()
-    for seed in range(NUM_CLIPS):
-        seconds = 0.4 + (seed * 7 % 11) * 0.45
-        write_scene(clips / f"clip_{seed:02}.mp4", seed=seed, seconds=seconds, frame_rate=20, size=(112, 84))
-    flags = {
-        "--input-path": [str(clips)],
-        "--output-path": str(folder / "lake"),
-        "--generate-captions": True,
-        "--model-variant": "demo",
-        "--model-dir": str(demo_models.model_dir),
-        "--dtype": "float32",
-        "--max-model-len": MAX_MODEL_LEN,
-        "--temperature": 0.0,
-        "--captioning-use-vllm-mmcache": True,
-        "--captioning-max-output-tokens": 24,
-        "--windows-per-commit": 14,
-    }
-
-    environment = {
-        **os.environ,
-        "CAPTIONLAKE_RUNTIME_DIR": str(engine_runtime),
-        "PYSPARK_PYTHON": sys.executable,
-        "SPARK_WORKER_DIR": str(folder / "work"),
-        "SPARK_LOCAL_IP": "127.0.0.1",
-    }
-    with (folder / "app.log").open("wb") as log:
-        app = subprocess.run(
-            [sys.executable, "-m", "tests.cluster.app", str(folder), json.dumps(flags)],
-            cwd=ROOT,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            timeout=840,
-        )
-    assert app.returncode == 0, (folder / "app.log").read_text()[-4000:]
+def cluster_run(cluster_app: ClusterApp) -> ClusterRun:
+    folder = cluster_app.finished()
     lake = folder / "lake"
     captions = DeltaTable(str(lake / "captions")).to_pyarrow_table().to_pylist()
     windows = DeltaTable(str(lake / "windows")).to_pyarrow_table().to_pylist()

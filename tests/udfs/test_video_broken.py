@@ -174,7 +174,7 @@ def test_a_file_that_points_at_another_never_opens_it(
         for source in (str(path), path.read_bytes()):
             with pytest.raises(ClipError):
                 probe(source)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60
 
 
 def test_pictures_above_the_limit_are_refused(tmp_path: Path) -> None:
