@@ -4,9 +4,12 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && command -v $$p && exit; done; command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SPARK_4_0 := .venv/spark-4.0
+# What the GPUs' executors need beside the package's own dependencies; databricks.yml names the same.
+ENGINE ?= vllm==0.27.1 transformers==5.22.2
 DEMO := --config conf/local.yaml --output-path demo/lake
 
-.PHONY: help demo test test-faults lint types fmt docs bench wheel zip clean
+.PHONY: help demo test test-faults lint types fmt docs bench wheel zip environment clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,7 +30,13 @@ demo: $(INSTALLED) ## the whole pipeline on sample clips, on this machine's CPU
 	  --generate-captions --enhance-captions --generate-previews
 	$(BIN)/python -m demo.show demo/lake demo/previews
 
-test: $(INSTALLED) ## the whole test suite
+$(SPARK_4_0)/.installed: tests/requirements-spark-4.0.txt $(INSTALLED)
+	@echo "captionlake: installing Spark 4.0 for its tests"
+	@rm -rf $(SPARK_4_0)
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --target $(SPARK_4_0) --requirement $<
+	@touch $@
+
+test: $(INSTALLED) $(SPARK_4_0)/.installed ## the whole test suite
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest
 
@@ -59,5 +68,13 @@ wheel: $(INSTALLED) ## dist/captionlake-*.whl
 zip: $(INSTALLED) ## dist/captionlake.zip for spark-submit --py-files
 	$(BIN)/python tools/make_zip.py dist/captionlake.zip
 
+environment: $(INSTALLED) ## dist/environment.tar.gz for spark-submit --archives: the packages of executors
+	rm -rf environment
+	$(PYTHON) -m venv environment
+	VIRTUAL_ENV=$(CURDIR)/environment $(BIN)/uv pip install venv-pack==0.2.0 \
+	  --requirement pyproject.toml $(if $(ENGINE),--extra gpu $(ENGINE))
+	mkdir -p dist
+	environment/bin/venv-pack --prefix environment --output dist/environment.tar.gz --force
+
 clean: ## remove what the demo and the builds made
-	rm -rf demo/lake demo/clips demo/previews demo/files demo/curated build dist
+	rm -rf demo/lake demo/clips demo/previews demo/files demo/curated build dist environment

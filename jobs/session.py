@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pyspark import SparkConf
+import pyspark
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from conf.errors import SettingsError
@@ -20,7 +21,13 @@ from conf.settings import SparkSettings
 
 log = logging.getLogger(__name__)
 
-DELTA_PACKAGE = "io.delta:delta-spark_4.2_2.13:4.4.0"
+DELTA_PACKAGES = {
+    "4.0": "io.delta:delta-spark_2.13:4.0.1",
+    "4.1": "io.delta:delta-spark_4.1_2.13:4.4.0",
+    "4.2": "io.delta:delta-spark_4.2_2.13:4.4.0",
+}
+"""The Delta that goes with a Spark, by the first two numbers of Spark's version."""
+
 PACKAGES = ("conf", "jobs", "schemas", "udfs")
 
 _DELTA = {
@@ -28,7 +35,6 @@ _DELTA = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
 _LOCAL = {
-    "spark.jars.packages": DELTA_PACKAGE,
     "spark.ui.enabled": "false",
     # Else each command leaves a folder where it is called.
     "spark.sql.warehouse.dir": str(Path(tempfile.gettempdir()) / f"captionlake-warehouse-{os.getuid()}"),
@@ -72,24 +78,36 @@ def get_session(settings: SparkSettings) -> SparkSession:
 
 def _build(settings: SparkSettings) -> SparkSession:
     builder = SparkSession.builder.appName("captionlake")
-    for key, value in _DELTA.items():
-        builder = builder.config(key, value)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = builder.master(settings.master or "local[*]")
         builder = builder.config("spark.driver.memory", settings.driver_memory)
+        builder = builder.config("spark.jars.packages", delta_package(pyspark.__version__))
         for key, value in _LOCAL.items():
             builder = builder.config(key, value)
-    for key, value in _properties(settings).items():
-        builder = builder.config(key, value)
+    given = (text.split("=", 1) for text in settings.properties)
+    for key, value in (*_DELTA.items(), *given):
+        if not _is_submitted(key.strip()):
+            builder = builder.config(key.strip(), value.strip())
     return builder.getOrCreate()
 
 
-def _properties(settings: SparkSettings) -> dict[str, str]:
-    """The properties of the settings, without those that spark-submit was given."""
-    given = {key for key, _ in SparkConf().getAll()} if "PYSPARK_GATEWAY_PORT" in os.environ else set()
-    pairs = (text.split("=", 1) for text in settings.properties)
-    return {key.strip(): value.strip() for key, value in pairs if key.strip() not in given}
+def _is_submitted(key: str) -> bool:
+    """Whether spark-submit was given the property, on its command line or in its defaults.
+
+    It leaves them in the system properties of the JVM; a `SparkConf` is empty as long as no session is there.
+    """
+    return "PYSPARK_GATEWAY_PORT" in os.environ and bool(SparkContext.getSystemProperty(key))
+
+
+def delta_package(spark_version: str) -> str:
+    """The Maven coordinates of the Delta that goes with a Spark.
+
+    >>> delta_package("4.0.5")
+    'io.delta:delta-spark_2.13:4.0.1'
+    """
+    newest = max(DELTA_PACKAGES, key=lambda version: tuple(map(int, version.split("."))))
+    return DELTA_PACKAGES.get(".".join(spark_version.split(".")[:2]), DELTA_PACKAGES[newest])
 
 
 def check_delta(session: SparkSession) -> None:
@@ -99,7 +117,7 @@ def check_delta(session: SparkSession) -> None:
     if "DeltaSparkSessionExtension" not in extension and not databricks:
         raise SettingsError(
             "the Spark session has no Delta: submit with "
-            f"--packages {DELTA_PACKAGE} and "
+            f"--packages {delta_package(session.version)} and "
             + " ".join(f"--conf {key}={value}" for key, value in _DELTA.items())
         )
 

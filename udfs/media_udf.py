@@ -9,11 +9,14 @@ import pandas as pd
 from conf.errors import ClipError
 from schemas.status import PreviewStatus
 from udfs.storage import open_clip
+from udfs.structs import with_integers
 from udfs.video import Limits, WindowRange
 from udfs.window_mp4 import WindowMp4, cut_mp4s
 from udfs.worker_log import log_to_stderr
 
 Row = dict[str, Any]
+
+_INTEGERS = ("window_index", "start_frame", "end_frame", "attempt")
 
 
 def mp4s_of_windows(
@@ -52,7 +55,8 @@ def clip_mp4s(clip: Any, limits: Limits) -> Iterator[Row]:
         One row for each window: its keys, and the columns of `window_media` that the mp4 fills in.
     """
     keys = {name: clip[name] for name in ("clip_no", "clip_id")}
-    windows = sorted(clip["windows"], key=lambda window: window["window_index"] or 0)
+    windows = [with_integers(window, _INTEGERS) for window in clip["windows"]]
+    windows.sort(key=lambda window: window["window_index"] or 0)
     for window in windows:
         if window["start_frame"] is None:
             reason = f"the clip has no window: {window['window_error']}"

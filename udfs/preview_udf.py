@@ -19,6 +19,7 @@ from pyspark.sql.udf import UserDefinedFunction
 from udfs.once import once_a_row
 from udfs.preview import PreviewParams
 from udfs.previewing import PreviewWork, preview_clip
+from udfs.structs import with_integers
 from udfs.video import Limits
 from udfs.worker_log import log_to_stderr
 
@@ -79,5 +80,5 @@ def _works(windows: Any) -> list[PreviewWork]:
 
 def preview_work(window: Any) -> PreviewWork:
     """A window as the UDF gets it from Spark, as the preview task wants it."""
-    values: dict[str, Any] = {name: window.get(name) for name in FIELDS}
-    return PreviewWork(**values)
+    whole = with_integers(window, ("start_frame", "end_frame", "height"))
+    return PreviewWork(**{name: whole.get(name) for name in FIELDS})

@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyspark
 from pyspark.sql import SparkSession
 
 from conf.loading import load_settings
 from jobs import run
-from jobs.session import DELTA_PACKAGE
+from jobs.session import delta_package
 from udfs.engine.runtime import read_loads, runtime_dir
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ def session(folder: Path) -> SparkSession:
     discovery.write_text('#!/bin/sh\necho \'{"name": "gpu", "addresses": ["0"]}\'\n')
     discovery.chmod(0o755)
     settings = {
-        "spark.jars.packages": DELTA_PACKAGE,
+        "spark.jars.packages": delta_package(pyspark.__version__),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.databricks.delta.snapshotPartitions": "2",

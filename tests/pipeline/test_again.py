@@ -16,7 +16,9 @@ from demo.make_clips import write_scene
 from jobs import retry, run
 from jobs.lake import Lake
 from jobs.sql import query
+from schemas.captions import CAPTIONS
 from schemas.tables import TABLES
+from tests import spark_4_0
 from tests.engine_fixtures import DemoModels
 from tests.pipeline.conftest import FilledLake, lake_settings
 from udfs.engine.client import EngineClient
@@ -177,7 +179,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.timeout(900)
-def test_a_job_that_was_killed_ends_with_the_same_rows_when_it_is_started_again(
+def test_a_job_that_was_killed_on_spark_4_0_ends_with_the_same_rows_when_this_spark_goes_on_with_it(
     spark: SparkSession,
     filled_lake: FilledLake,
     engine_flags: dict[str, Any],
@@ -190,7 +192,8 @@ def test_a_job_that_was_killed_ends_with_the_same_rows_when_it_is_started_again(
     arguments = [part for name, value in flags.items() for part in _argument(name, value)]
     command = [sys.executable, "-c", KILLED, "run", *arguments, "--input-path", *few]
     command += ["--generate-captions", "--enhance-captions", "--generate-previews"]
-    job = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    older = spark_4_0.environment()
+    job = subprocess.Popen(command, env=older, start_new_session=True, stderr=subprocess.PIPE, text=True)
     assert job.stderr is not None
     said = []
     for line in job.stderr:
@@ -204,6 +207,8 @@ def test_a_job_that_was_killed_ends_with_the_same_rows_when_it_is_started_again(
     job.wait()
     held = rows(spark, lake, "captions").count()
     assert 0 < held < len(FEW) + 1, "the job was killed too late, so nothing was tested"
+    engines = [row.engineInfo for row in Lake(spark, str(lake)).delta(CAPTIONS).history().collect()]
+    assert all(engine.startswith("Apache-Spark/4.0.") for engine in engines)
 
     run.run(spark, lake_settings(engine_flags, lake, input_path=few, windows_per_commit=1, **EVERYTHING))
     assert_same_rows(spark, lake, filled_lake)
