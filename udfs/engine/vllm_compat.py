@@ -87,13 +87,26 @@ class Meter:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one pass through the model gave."""
+    """What one pass through the model gave.
+
+    Attributes:
+        text: the answer.
+        finish_reason: "stop" or "length".
+        prompt_tokens: tokens of the prompt, those of the video included.
+        token_ids: tokens of the answer, the one that ended it included.
+        cached_tokens: tokens of the prompt that an earlier request had computed.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
-    output_tokens: int
+    token_ids: tuple[int, ...]
     cached_tokens: int
+
+    @property
+    def output_tokens(self) -> int:
+        """Number of tokens of the answer."""
+        return len(self.token_ids)
 
 
 def versions() -> dict[str, str]:
@@ -282,7 +295,7 @@ class Engine:
             text=answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=len(last.prompt_token_ids),
-            output_tokens=len(answer.token_ids),
+            token_ids=tuple(answer.token_ids),
             cached_tokens=last.num_cached_tokens or 0,
         )
 
