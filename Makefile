@@ -4,6 +4,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && command -v $$p && exit; done; command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+TRANSFORMERS_4 := .venv/transformers-4.57.6
 DEMO := --config conf/local.yaml --output-path demo/lake
 
 .PHONY: help demo test test-faults lint types fmt docs bench wheel zip clean
@@ -27,7 +28,13 @@ demo: $(INSTALLED) ## the whole pipeline on sample clips, on this machine's CPU
 	  --generate-captions --enhance-captions --generate-previews
 	$(BIN)/python -m demo.show demo/lake demo/previews
 
-test: $(INSTALLED) ## the whole test suite
+$(TRANSFORMERS_4)/.installed: tests/requirements-transformers-4.57.6.txt $(INSTALLED)
+	@echo "captionlake: installing transformers 4.57.6 for its tests"
+	@rm -rf $(TRANSFORMERS_4)
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --target $(TRANSFORMERS_4) --requirement $<
+	@touch $@
+
+test: $(INSTALLED) $(TRANSFORMERS_4)/.installed ## the whole test suite
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest
 

@@ -195,6 +195,22 @@ def engine_arguments(settings: EngineSettings, device: Device) -> dict[str, Any]
     return arguments
 
 
+def resolved_settings(config: Any) -> dict[str, Any]:
+    """Returns what matters of vLLM's resolved configuration, in JSON types."""
+    multimodal = config.model_config.multimodal_config
+    return {
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "quantization": config.model_config.quantization,
+        "max_model_len": config.model_config.max_model_len,
+        "max_num_seqs": config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+        "mm_processor_cache_gb": None if multimodal is None else multimodal.mm_processor_cache_gb,
+        "enforce_eager": config.model_config.enforce_eager,
+        "seed": config.model_config.seed,
+    }
+
+
 class Renderer:
     """Turns conversations and prompts into what the engine takes.
 
@@ -311,19 +327,7 @@ class Engine:
 
     def resolved(self) -> dict[str, Any]:
         """Returns the settings that vLLM really runs with."""
-        config = self._llm.vllm_config
-        multimodal = config.model_config.multimodal_config
-        return {
-            "dtype": str(config.model_config.dtype).removeprefix("torch."),
-            "quantization": config.model_config.quantization,
-            "max_model_len": config.model_config.max_model_len,
-            "max_num_seqs": config.scheduler_config.max_num_seqs,
-            "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
-            "enable_prefix_caching": config.cache_config.enable_prefix_caching,
-            "mm_processor_cache_gb": None if multimodal is None else multimodal.mm_processor_cache_gb,
-            "enforce_eager": config.model_config.enforce_eager,
-            "seed": config.model_config.seed,
-        }
+        return resolved_settings(self._llm.vllm_config)
 
     def shutdown(self) -> None:
         """Ends the engine's processes."""

@@ -42,7 +42,10 @@ class VisionReference:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self.processor = AutoProcessor.from_pretrained(folder)
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model, self.loading = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+        self.model.eval()
         self.video_id = self.model.config.video_token_id
         self.is_qwen3 = self.model.config.model_type == "qwen3_vl"
 
@@ -106,7 +109,10 @@ class TextReference:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model, self.loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+        self.model.eval()
 
     def inputs(self, prompt: str, system: str) -> dict[str, Any]:
         """The tokens of the chat."""
