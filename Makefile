@@ -4,7 +4,8 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && command -v $$p && exit; done; command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SPARK_4_0 := .venv/spark-4.0
+# Versions that clusters bring, beside those that the suite runs on; each is installed from a file of its own.
+OTHER_VERSIONS := spark-4.0 transformers-4.57.6
 # What the GPUs' executors need beside the package's own dependencies; databricks.yml names the same.
 ENGINE ?= vllm==0.27.1 transformers==5.22.2
 DEMO := --config conf/local.yaml --output-path demo/lake
@@ -30,13 +31,13 @@ demo: $(INSTALLED) ## the whole pipeline on sample clips, on this machine's CPU
 	  --generate-captions --enhance-captions --generate-previews
 	$(BIN)/python -m demo.show demo/lake demo/previews
 
-$(SPARK_4_0)/.installed: tests/requirements-spark-4.0.txt $(INSTALLED)
-	@echo "captionlake: installing Spark 4.0 for its tests"
-	@rm -rf $(SPARK_4_0)
-	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --target $(SPARK_4_0) --requirement $<
+.venv/%/.installed: tests/requirements-%.txt $(INSTALLED)
+	@echo "captionlake: installing $* for its tests"
+	@rm -rf $(@D)
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --target $(@D) --requirement $<
 	@touch $@
 
-test: $(INSTALLED) $(SPARK_4_0)/.installed ## the whole test suite
+test: $(INSTALLED) $(OTHER_VERSIONS:%=.venv/%/.installed) ## the whole test suite
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest
 

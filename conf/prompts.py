@@ -19,7 +19,7 @@ def caption_prompt(settings: Settings) -> str:
 
 
 def stage2_prompt(settings: Settings) -> str | None:
-    """The prompt of the second pass, which the first caption follows at once; None where there is none."""
+    """What the second pass puts between the first prompt and the first caption; None without that pass."""
     generation = settings.caption_generation
     if not generation.generate_stage2_caption:
         return None

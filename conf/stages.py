@@ -109,7 +109,7 @@ class CaptionGenerationSettings(Group):
     )
     stage2_prompt_text: str | None = setting(
         None,
-        "prompt of the second pass; the first caption follows it",
+        "what the second pass is told behind the first prompt; the first caption follows it",
         flags=("--captioning-stage2-prompt-text",),
         min_length=1,
     )

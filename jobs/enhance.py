@@ -70,14 +70,22 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
 
 def enhance_udf(settings: Settings) -> UserDefinedFunction:
     """The UDF `enhance_caption` under these settings."""
+    return enhance_caption_udf(
+        text_engine(settings),
+        enhance_plan(settings),
+        min_in_flight=settings.caption_enhancement.model_batch_size,
+    )
+
+
+def enhance_plan(settings: Settings) -> EnhancePlan:
+    """What the workers need to know, as plain values."""
     enhancement = settings.caption_enhancement
-    plan = EnhancePlan(
+    return EnhancePlan(
         prompt=enhancement_prompt(settings),
         generation=answering(settings, max_output_tokens=enhancement.max_output_tokens),
         max_pending=2 * max(settings.engine.max_in_flight, enhancement.model_batch_size),
         verbose=enhancement.verbose,
     )
-    return enhance_caption_udf(text_engine(settings), plan, min_in_flight=enhancement.model_batch_size)
 
 
 def stage(context: JobContext) -> Stage:

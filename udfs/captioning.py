@@ -41,7 +41,7 @@ class CaptionPlan:
         limits: what decoding a clip may cost.
         full_size: hand over frames as they are; the model's processor resizes them.
         max_pending: windows in flight or waiting for an earlier one.
-        verbose: log a line for each clip and window.
+        verbose: log what all windows have in common, and a line for each clip and window.
     """
 
     variant: ModelVariant
@@ -90,7 +90,21 @@ def caption_clips(
     Yields:
         For each batch, for each clip, one result for each window, in the order in which they came.
     """
+    tell_setup(plan)
     return in_order(batches, lambda clip: _start_clip(clip, submit, plan), max_pending=plan.max_pending)
+
+
+def tell_setup(plan: CaptionPlan) -> None:
+    """Logs what all windows of a task have in common, if the plan says so."""
+    if plan.verbose:
+        log.info(
+            "variant=%s prompt=%r stage2_prompt=%r full_size=%s %s",
+            plan.variant.name,
+            plan.prompt,
+            plan.stage2_prompt,
+            plan.full_size,
+            plan.generation,
+        )
 
 
 def _start_clip(clip: ClipWork, submit: Submit, plan: CaptionPlan) -> "list[Future[Result]]":

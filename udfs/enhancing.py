@@ -24,7 +24,7 @@ class EnhancePlan:
         prompt: the instruction, given as the system prompt.
         generation: how the model answers.
         max_pending: captions in flight or waiting for an earlier one.
-        verbose: log a line for each caption.
+        verbose: log what all captions have in common, and a line for each.
     """
 
     prompt: str
@@ -58,6 +58,8 @@ def enhance_captions(
         )
         return [then(submit(request), lambda reply: _answered(window_id, reply, plan))]
 
+    if plan.verbose:
+        log.info("prompt=%r %s", plan.prompt, plan.generation)
     for batch in in_order(batches, start, max_pending=plan.max_pending):
         yield [result for (result,) in batch]
 

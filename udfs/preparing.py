@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from udfs.captioning import CaptionPlan, CaptionTaker, ClipWork, Submit, then
+from udfs.captioning import CaptionPlan, CaptionTaker, ClipWork, Submit, tell_setup, then
 from udfs.one_pass import Taker, serve
 from udfs.ordered import in_order
 from udfs.preview import PreviewParams
@@ -38,6 +38,7 @@ def caption_and_preview_clips(
         For each batch, for each clip, one result for each window, in the order in which they came: its ids,
         the `caption` of `caption_clips` and the `preview` of `preview_clip`.
     """
+    tell_setup(plan)
     return in_order(
         batches, lambda work: _start_clip(work, submit, plan, params), max_pending=plan.max_pending
     )

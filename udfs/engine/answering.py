@@ -12,6 +12,7 @@ from udfs.engine.rendering import (
     caption_messages,
     check_caption_request,
     check_text_request,
+    second_prompt,
     text_messages,
     video_prompt,
 )
@@ -64,7 +65,7 @@ async def reply_to(task: Task, supervisor: Supervisor) -> Reply:
         return Reply(text=None, error=_message(error), latency_s=task.latency_s)
     reply = Reply(first.text, None, first.finish_reason, first.prompt_tokens, first.output_tokens)
     if isinstance(task.request, CaptionRequest) and task.request.stage2_prompt is not None:
-        reply = await _second_reply(task, supervisor, first, task.request.stage2_prompt + first.text)
+        reply = await _second_reply(task, supervisor, first, second_prompt(task.request, first.text))
     return replace(reply, latency_s=task.latency_s)
 
 

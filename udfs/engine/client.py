@@ -124,8 +124,9 @@ class EngineClient:
 
         Returns:
             `pid`, `key`, `clients`, `in_flight`, `log`, `state` ("loading", "ready", "failed"), `loads`,
-            `running`, `steps`, `prompt_tokens`, `output_tokens`, `versions`; and, when ready, `device`,
-            `precision` and `resolved` (vLLM's resolved settings).
+            `running`, `steps`, `prompt_tokens`, `output_tokens`, `videos_encoded` (through the vision
+            tower), `versions`; and, when ready, `device`, `precision` and `resolved` (vLLM's resolved
+            settings).
 
         Raises:
             EngineError: when the host cannot be reached.

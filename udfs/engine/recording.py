@@ -29,7 +29,7 @@ class Record:
 
     def add_answer(self, answer: Any) -> None:
         """Adds what the model said and writes the JSON file again."""
-        self.content["answer"] = asdict(answer)
+        self.content["answer"] = _told(answer)
         self.write()
 
     def write(self) -> None:
@@ -62,10 +62,14 @@ def record_pass(
         "processed": {key: _shown(value) for key, value in tensors.items()},
         "times_s": request.times_s.tolist() if isinstance(request, CaptionRequest) else None,
         "generation": asdict(request.generation),
-        "answer": None if answer is None else asdict(answer),
+        "answer": None if answer is None else _told(answer),
     }
     record.write()
     return record
+
+
+def _told(answer: Any) -> dict[str, Any]:
+    return {**asdict(answer), "output_tokens": answer.output_tokens}
 
 
 def _processed(rendered: Any) -> dict[str, Any]:

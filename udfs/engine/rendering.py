@@ -32,6 +32,16 @@ def caption_messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}]
 
 
+def second_prompt(request: CaptionRequest, first_caption: str) -> str:
+    """Returns what the second pass over the video of `request` asks.
+
+    The first question stays in front: it says what kind of caption is wanted, and a second prompt that goes
+    on where the first one ended finds the video, which stands before both, in vLLM's prefix cache. Without
+    at least a block of equal tokens behind the video, the vision tower would have to see it again.
+    """
+    return f"{request.prompt}\n\n{request.stage2_prompt}{first_caption}"
+
+
 def text_messages(request: TextRequest) -> list[dict[str, Any]]:
     """Returns the conversation of a text request."""
     system = [] if request.system is None else [{"role": "system", "content": request.system}]

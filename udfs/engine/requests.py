@@ -34,8 +34,8 @@ class CaptionRequest:
         frames: `uint8` RGB of shape (n, height, width, 3).
         times_s: `float64` of shape (n,): presentation time of each frame in seconds, ascending.
         prompt: what the user asks about the video.
-        stage2_prompt: None for one pass; else the caption is asked for again, with this text and the
-            first caption behind it as the prompt.
+        stage2_prompt: None for one pass; else the caption is asked for again, with the prompt, this text
+            and the first caption.
         generation: how the answer is sampled.
     """
 

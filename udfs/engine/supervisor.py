@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from conf.engine import EngineSettings
@@ -155,6 +157,7 @@ class Supervisor:
         try:
             engine = await asyncio.wait_for(asyncio.shield(started), self.settings.start_timeout_s)
             await engine.call_worker("end_with", asdict(self.holder))
+            await engine.call_worker("count_videos", str(self._counter()))
         except TimeoutError:
             started.add_done_callback(lambda future: future.cancelled() or future.exception())
             await self._kill_rest()
@@ -172,6 +175,13 @@ class Supervisor:
         self.meter.last_step = time.monotonic()
         await self._notify()
         return None
+
+    def _counter(self) -> Path:
+        """The file in which the engine counts videos; engines that come after a dead one go on counting."""
+        path = self.place.rpc / "videos"
+        if not path.exists():
+            path.write_bytes(bytes(8))
+        return path
 
     def _load(self) -> Engine:
         self.device = vllm_compat.find_device()
@@ -220,6 +230,7 @@ class Supervisor:
             "steps": self.meter.steps,
             "prompt_tokens": self.meter.prompt_tokens,
             "output_tokens": self.meter.output_tokens,
+            "videos_encoded": int.from_bytes(self._counter().read_bytes(), sys.byteorder),
             "versions": vllm_compat.versions(),
         }
         if self.engine is not None and self.device is not None:

@@ -87,13 +87,26 @@ class Meter:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one pass through the model gave."""
+    """What one pass through the model gave.
+
+    Attributes:
+        text: the answer.
+        finish_reason: "stop" or "length".
+        prompt_tokens: tokens of the prompt, those of the video included.
+        token_ids: tokens of the answer, the one that ended it included.
+        cached_tokens: tokens of the prompt that an earlier request had computed.
+    """
 
     text: str
     finish_reason: str
     prompt_tokens: int
-    output_tokens: int
+    token_ids: tuple[int, ...]
     cached_tokens: int
+
+    @property
+    def output_tokens(self) -> int:
+        """Number of tokens of the answer."""
+        return len(self.token_ids)
 
 
 def versions() -> dict[str, str]:
@@ -180,6 +193,22 @@ def engine_arguments(settings: EngineSettings, device: Device) -> dict[str, Any]
     if settings.kind == "caption":
         arguments["compilation_config"] = {"compile_mm_encoder": True}
     return arguments
+
+
+def resolved_settings(config: Any) -> dict[str, Any]:
+    """Returns what matters of vLLM's resolved configuration, in JSON types."""
+    multimodal = config.model_config.multimodal_config
+    return {
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "quantization": config.model_config.quantization,
+        "max_model_len": config.model_config.max_model_len,
+        "max_num_seqs": config.scheduler_config.max_num_seqs,
+        "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
+        "enable_prefix_caching": config.cache_config.enable_prefix_caching,
+        "mm_processor_cache_gb": None if multimodal is None else multimodal.mm_processor_cache_gb,
+        "enforce_eager": config.model_config.enforce_eager,
+        "seed": config.model_config.seed,
+    }
 
 
 class Renderer:
@@ -282,7 +311,7 @@ class Engine:
             text=answer.text,
             finish_reason=answer.finish_reason,
             prompt_tokens=len(last.prompt_token_ids),
-            output_tokens=len(answer.token_ids),
+            token_ids=tuple(answer.token_ids),
             cached_tokens=last.num_cached_tokens or 0,
         )
 
@@ -298,19 +327,7 @@ class Engine:
 
     def resolved(self) -> dict[str, Any]:
         """Returns the settings that vLLM really runs with."""
-        config = self._llm.vllm_config
-        multimodal = config.model_config.multimodal_config
-        return {
-            "dtype": str(config.model_config.dtype).removeprefix("torch."),
-            "quantization": config.model_config.quantization,
-            "max_model_len": config.model_config.max_model_len,
-            "max_num_seqs": config.scheduler_config.max_num_seqs,
-            "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
-            "enable_prefix_caching": config.cache_config.enable_prefix_caching,
-            "mm_processor_cache_gb": None if multimodal is None else multimodal.mm_processor_cache_gb,
-            "enforce_eager": config.model_config.enforce_eager,
-            "seed": config.model_config.seed,
-        }
+        return resolved_settings(self._llm.vllm_config)
 
     def shutdown(self) -> None:
         """Ends the engine's processes."""

@@ -5,6 +5,8 @@ import select
 import threading
 from typing import Any
 
+import numpy as np
+
 from udfs.engine.runtime import Holder, kill_group
 
 
@@ -26,6 +28,26 @@ class WorkerExtension:
         pidfd = os.pidfd_open(holder.pid)
         threading.Thread(target=_end_group_after, args=(pidfd, holder), daemon=True).start()
         return os.getpid()
+
+    def count_videos(self, path: str) -> bool:
+        """Counts the videos that pass through the model's vision tower from now on.
+
+        Args:
+            path: file of one `int64`, to which each video adds one.
+
+        Returns:
+            Whether the model has a vision tower.
+        """
+        tower = getattr(self.model_runner.get_model(), "visual", None)
+        if tower is None:
+            return False
+        counter = np.memmap(path, dtype=np.int64, mode="r+", shape=(1,))
+
+        def add(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            counter[0] += len(named["grid_thw"] if "grid_thw" in named else args[1])
+
+        tower.register_forward_pre_hook(add, with_kwargs=True)
+        return True
 
 
 def _end_group_after(pidfd: int, holder: Holder) -> None:

@@ -94,7 +94,11 @@ def _write_weights(folder: Path) -> None:
     from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
     torch.manual_seed(0)
-    model = Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(folder)).to(torch.bfloat16)
+    model = Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    for weight in model.parameters():
+        if weight.ndim > 1:  # matrices keep the variance of what flows through them
+            torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+    model.to(torch.bfloat16)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     from safetensors.torch import save_file
 

@@ -1,59 +1,115 @@
-"""Renders windows as the host does, without an engine, and prints one JSON line per window.
-
-python -m tests.udfs.engine.render_windows MODEL DTYPE
-"""
+"""Renders windows as the host does, without an engine, in a process of its own."""
 
 import asyncio
-import json
+import pickle
+import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conf.engine import EngineSettings, RenderSettings
-from tests.udfs.engine.requests_maker import caption_request, colour_frames
 from udfs.engine import rendering, vllm_compat
+from udfs.engine.launch import host_environment
+from udfs.engine.requests import CaptionRequest
+from udfs.engine.runtime import Place
+from udfs.engine.slot import Slot
 
-TIMES = ([0.0, 0.5, 1.0, 1.5], [5.0, 5.4, 5.9, 6.4, 7.0, 7.5, 8.1], [2.0, 2.0334, 2.0667, 2.1])
+PROGRAM = "from tests.udfs.engine.render_windows import main; main()"
+TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """Windows for one model; only their first pass is rendered."""
+
+    model: str
+    dtype: str
+    requests: list[CaptionRequest]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What vLLM makes of a window.
+
+    Attributes:
+        prompt_text: with one placeholder for the video.
+        token_ids: with one token for each patch of the video.
+        positions: (3, tokens), as vLLM's model computes them.
+        tensors: what the processor made of the video, by name.
+    """
+
+    prompt_text: str
+    token_ids: list[int]
+    positions: np.ndarray
+    tensors: dict[str, Any]
+
+
+def render_windows(jobs: list[RenderJob], folder: Path) -> list[list[Rendered]]:
+    """Renders the windows of each job in a process like the host's; its files go to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.pickle").write_bytes(pickle.dumps(jobs))
+    slot = Slot.of_process()
+    command = [sys.executable, "-c", PROGRAM, str(folder)]
+    environment = host_environment(slot, Place.of(slot, "render"), sys.executable)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rendered: list[list[Rendered]] = pickle.loads((folder / "rendered.pickle").read_bytes())
+    return rendered
 
 
 def main() -> None:
+    """Renders the jobs in the folder that is named on the command line."""
+    folder = Path(sys.argv[1])
     vllm_compat.prepare_environment()
+    jobs: list[RenderJob] = pickle.loads((folder / "jobs.pickle").read_bytes())
+    rendered = [render_job(job) for job in jobs]
+    (folder / "rendered.pickle").write_bytes(pickle.dumps(rendered))
+
+
+def render_job(job: RenderJob) -> list[Rendered]:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.model_executor.model_loader import get_model_cls
     from vllm.renderers import renderer_from_config
 
-    settings = EngineSettings(model_path=sys.argv[1], kind="caption", dtype=sys.argv[2])
+    settings = EngineSettings(model_path=job.model, kind="caption", dtype=job.dtype)
     arguments = vllm_compat.engine_arguments(settings, vllm_compat.Device("cpu", None))
     config = AsyncEngineArgs(**arguments).create_engine_config()
     renderer = vllm_compat.Renderer(renderer_from_config(config), settings)
-    for number, times in enumerate(TIMES):
-        print("WINDOW", json.dumps(asyncio.run(render(renderer, number, np.array(times)))), flush=True)
+    model = get_model_cls(config.model_config)
+    # The model's own code for positions needs nothing of the model but its configuration.
+    positions = model.__new__(model)
+    object.__setattr__(positions, "config", config.model_config.hf_config)
+    return [
+        asyncio.run(render(renderer, positions, request, str(k))) for k, request in enumerate(job.requests)
+    ]
 
 
-async def render(renderer: vllm_compat.Renderer, number: int, times_s: np.ndarray) -> dict[str, Any]:
-    frames = colour_frames(number, len(times_s), 224, 224)
-    request = caption_request(f"w{number}", frames=frames, times_s=times_s)
+async def render(
+    renderer: vllm_compat.Renderer, model: Any, request: CaptionRequest, cache_key: str
+) -> Rendered:
+    from vllm.multimodal.inputs import MultiModalFeatureSpec
+
     text = renderer.prompt_text(rendering.caption_messages(request.prompt))
-    rendered = await renderer.render(
-        rendering.video_prompt(
-            request,
-            RenderSettings(),
-            text=text,
-            model_type=renderer.model_type,
-            mean=renderer.image_mean,
-            std=renderer.image_std,
-            cache_key=request.request_key,
-        )
+    prompt = rendering.video_prompt(
+        request,
+        RenderSettings(),
+        text=text,
+        model_type=renderer.model_type,
+        mean=renderer.image_mean,
+        std=renderer.image_std,
+        cache_key=cache_key,
     )
-    item = rendered["mm_kwargs"]["video"][0]
-    return {
-        "prompt_text": text,
-        "token_ids": list(rendered["prompt_token_ids"]),
-        "grid": item["video_grid_thw"].data.tolist(),
-        "timestamps": item["timestamps"].data if "timestamps" in item else None,
-        "seconds": item["second_per_grid_ts"].data.item() if "second_per_grid_ts" in item else None,
-    }
+    rendered = await renderer.render(prompt)
+    (item,), (place,) = rendered["mm_kwargs"]["video"], rendered["mm_placeholders"]["video"]
+    feature = MultiModalFeatureSpec(item, "video", cache_key, place)
+    token_ids = list(rendered["prompt_token_ids"])
+    found, _ = model.get_mrope_input_positions(token_ids, [feature])
+    tensors = {name: plain(element.data) for name, element in item.items()}
+    return Rendered(text, token_ids, found.numpy(), tensors)
 
 
-if __name__ == "__main__":
-    main()
+def plain(value: Any) -> Any:
+    return value.float().numpy() if hasattr(value, "numpy") else value

@@ -1,47 +1,95 @@
-"""What vLLM makes of a window, for both families of models: token ids and times, read back."""
+"""What vLLM makes of a window, for both families of models: pixels, token ids, times and positions."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from tests.engine_fixtures import DemoModels
+from conf.variants import DEMO
+from tests.engine_fixtures import CHECKPOINTS, DemoModels
+from tests.udfs.engine.parity import window_requests
 from tests.udfs.engine.qwen3_checkpoint import make_qwen3_checkpoint
-from udfs.engine.launch import host_environment
-from udfs.engine.runtime import Place
-from udfs.engine.slot import Slot
+from tests.udfs.engine.reference import VisionReference
+from tests.udfs.engine.render_windows import Rendered, RenderJob, render_windows
+from tests.udfs.engine.requests_maker import caption_request, colour_frames
+from udfs.engine.requests import CaptionRequest
+
+TIMES = ([0.0, 0.5, 1.0, 1.5], [5.0, 5.4, 5.9, 6.4, 7.0, 7.5, 8.1], [2.0, 2.0334, 2.0667, 2.1])
+SIDE = 224
 
 
-def render_windows(model: Path, dtype: str) -> list[dict[str, Any]]:
-    slot = Slot.of_process()
-    command = [sys.executable, "-m", "tests.udfs.engine.render_windows", str(model), dtype]
-    environment = host_environment(slot, Place.of(slot, "render"), sys.executable)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("WINDOW")]
-    return [json.loads(line.removeprefix("WINDOW")) for line in lines]
+def uneven_windows() -> list[CaptionRequest]:
+    return [
+        caption_request(f"w{k}", frames=colour_frames(k, len(times), SIDE, SIDE), times_s=np.array(times))
+        for k, times in enumerate(TIMES)
+    ]
 
 
-def test_qwen3_reads_the_real_time_of_each_pair_of_frames(demo_models: DemoModels, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def qwen3(demo_models: DemoModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_qwen3_checkpoint(
+        tmp_path_factory.mktemp("qwen3") / "model", demo_models.vision, with_weights=True
+    )
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> list[CaptionRequest]:
+    return window_requests(tmp_path_factory.mktemp("filmed"), DEMO)
+
+
+@pytest.fixture(scope="module")
+def rendered(
+    demo_models: DemoModels,
+    qwen3: Path,
+    filmed: list[CaptionRequest],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, list[Rendered]]:
+    """All in one process, since starting one takes longer than rendering."""
+    jobs = {
+        "qwen3": RenderJob(str(qwen3), "float32", uneven_windows()),
+        "qwen25": RenderJob(str(demo_models.vision), "bfloat16", uneven_windows()),
+        "trained": RenderJob(str(CHECKPOINTS / DEMO.caption_model_id), "float32", filmed),
+    }
+    done = render_windows(list(jobs.values()), tmp_path_factory.mktemp("rendered"))
+    return dict(zip(jobs, done, strict=True))
+
+
+def test_qwen3_reads_the_real_time_of_each_pair_of_frames(
+    rendered: dict[str, list[Rendered]], qwen3: Path
+) -> None:
     from transformers import AutoTokenizer
 
-    model = make_qwen3_checkpoint(tmp_path / "qwen3", demo_models.vision)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    windows = render_windows(model, "float32")
-    shown = [tokenizer.decode(window["token_ids"]) for window in windows]
-    pads = "<|video_pad|>" * (224 // 32) ** 2
+    tokenizer = AutoTokenizer.from_pretrained(qwen3)
+    shown = [tokenizer.decode(window.token_ids) for window in rendered["qwen3"]]
+    pads = "<|video_pad|>" * (SIDE // 32) ** 2
     expected = [["0.2", "1.2"], ["0.2", "1.1", "2.2", "3.1"], ["0.0", "0.1"]]
     for text, seconds in zip(shown, expected, strict=True):
         video = "".join(f"<{s} seconds><|vision_start|>{pads}<|vision_end|>" for s in seconds)
         assert f"<|im_start|>user\n{video}Describe the video in detail.<|im_end|>" in text
-    assert windows[1]["timestamps"] == pytest.approx([0.2, 1.15, 2.25, 3.1])
+    assert rendered["qwen3"][1].tensors["timestamps"] == pytest.approx([0.2, 1.15, 2.25, 3.1])
 
 
-def test_qwen25_knows_the_real_spacing_in_bfloat16_too(demo_models: DemoModels) -> None:
-    windows = render_windows(demo_models.vision, "bfloat16")
-    assert [w["seconds"] for w in windows] == pytest.approx([1.0, 2 * 3.1 / 6, 2 * 0.1 / 3], abs=1e-6)
-    video_id = max(windows[0]["token_ids"])
-    assert [w["token_ids"].count(video_id) for w in windows] == [2 * 64, 4 * 64, 2 * 64]
+def test_qwen25_knows_the_real_spacing_in_bfloat16_too(rendered: dict[str, list[Rendered]]) -> None:
+    windows = rendered["qwen25"]
+    seconds = [float(window.tensors["second_per_grid_ts"]) for window in windows]
+    assert seconds == pytest.approx([1.0, 2 * 3.1 / 6, 2 * 0.1 / 3], abs=1e-6)
+    video_id = max(windows[0].token_ids)
+    assert [window.token_ids.count(video_id) for window in windows] == [2 * 64, 4 * 64, 2 * 64]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "trained"])
+def test_pixels_tokens_and_positions_are_those_of_transformers(
+    rendered: dict[str, list[Rendered]], qwen3: Path, filmed: list[CaptionRequest], name: str
+) -> None:
+    folder, requests = {
+        "qwen3": (qwen3, uneven_windows()),
+        "trained": (CHECKPOINTS / DEMO.caption_model_id, filmed),
+    }[name]
+    reference = VisionReference(folder)
+    for request, window in zip(requests, rendered[name], strict=True):
+        inputs = reference.inputs(request, request.prompt)
+        pixels = torch.from_numpy(window.tensors["pixel_values_videos"])
+        assert torch.equal(pixels, inputs["pixel_values_videos"])
+        assert window.token_ids == inputs["input_ids"][0].tolist()
+        assert np.array_equal(window.positions, reference.positions(inputs, request.times_s))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conf.prompts import prompt_file
 from tests.engine_fixtures import MAX_MODEL_LEN, DemoModels, vision_settings
 from tests.udfs.engine.requests_maker import HEIGHT, WIDTH, caption_request, colour_frames
 from udfs.engine.client import EngineClient
@@ -167,16 +168,29 @@ def test_the_second_pass_sees_the_video_and_the_first_caption(
     first, _ = record_of(tmp_path, "two", 1)
     second, arrays = record_of(tmp_path, "two", 2)
     assert reply.stage1_text == first["answer"]["text"]
-    assert f"<|video_pad|><|vision_end|>Refine: {reply.stage1_text}<|im_end|>" in second["prompt_text"]
-    assert "Describe the video" not in second["prompt_text"]
+    asked = f"Describe the video in detail.\n\nRefine: {reply.stage1_text}"
+    assert f"<|video_pad|><|vision_end|>{asked}<|im_end|>" in second["prompt_text"]
     assert (arrays["frames"] == caption_request("two", 4).frames).all()
     assert reply.text == second["answer"]["text"]
     assert second["answer"]["cached_tokens"] > 0
     assert reply.prompt_tokens == len(first["token_ids"]) + len(second["token_ids"])
-    plain = recording.submit(caption_request("plain", 4, prompt=f"Refine: {reply.stage1_text}")).result(
-        TIMEOUT_S
-    )
+    plain = recording.submit(caption_request("plain", 4, prompt=asked)).result(TIMEOUT_S)
     assert plain.text == reply.text
+
+
+def test_the_second_passes_of_many_windows_compute_no_vision_features(vision_engine: EngineClient) -> None:
+    """So many at once that vLLM cannot keep the features of all of them until the second passes."""
+    prompt, second = prompt_file("caption_default"), prompt_file("stage2_default") + "\n\n"
+    short = Generation(temperature=0.0, max_output_tokens=6)
+    requests = [
+        caption_request(f"v{k}", k, 4 + k % 7, prompt=prompt, stage2_prompt=second, generation=short)
+        for k in range(64)
+    ]
+    before = vision_engine.status()["videos_encoded"]
+    replies = answers([vision_engine.submit(request, len(requests)) for request in requests])
+    assert [reply.stage2_error for reply in replies] == [None] * len(requests)
+    assert all(reply.stage1_text and reply.text for reply in replies)
+    assert vision_engine.status()["videos_encoded"] - before == len(requests)
 
 
 def test_a_failed_second_pass_keeps_the_first_caption_and_says_so(vision_engine: EngineClient) -> None:

@@ -1,0 +1,43 @@
+"""Parity with transformers on the models that the suite has no engine for; each loads one of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.engine import EngineSettings, RenderSettings
+from conf.variants import DEMO, ModelVariant
+from tests.engine_fixtures import CHECKPOINTS, LOAD_TIMEOUT_S, DemoModels
+from tests.udfs.engine.parity import assert_passes_equal, passes_of, window_requests
+from tests.udfs.engine.qwen3_checkpoint import make_qwen3_checkpoint
+from tests.udfs.engine.reference import VisionReference
+from udfs.engine.client import EngineClient
+from udfs.engine.slot import Slot
+
+pytestmark = pytest.mark.faults
+
+SMALL_QWEN3 = ModelVariant(
+    "qwen3", "random/qwen3-vl", "random/qwen3", patch_px=32, min_patches=16, max_patches=64
+)
+
+
+@pytest.mark.parametrize("variant", [DEMO, SMALL_QWEN3], ids=["trained", "qwen3"])
+def test_captions_and_second_passes_are_those_of_transformers(
+    demo_models: DemoModels, variant: ModelVariant, tmp_path: Path
+) -> None:
+    model = CHECKPOINTS / DEMO.caption_model_id
+    if variant is SMALL_QWEN3:
+        model = make_qwen3_checkpoint(tmp_path / "qwen3", demo_models.vision, with_weights=True)
+    records = tmp_path / "records"
+    settings = EngineSettings(
+        model_path=str(model),
+        kind="caption",
+        dtype="float32",
+        max_model_len=4096,
+        render=RenderSettings.of_variant(variant, record_dir=str(records)),
+    )
+    requests = window_requests(tmp_path, variant)
+    with EngineClient(settings, Slot.of_process()) as client:
+        client.wait_ready(LOAD_TIMEOUT_S)
+        passes = passes_of(client, requests, records)
+        client.stop_host()
+    assert_passes_equal(passes, VisionReference(model), model, tmp_path / "rendered")
