@@ -9,6 +9,7 @@ from tests.engine_fixtures import (  # noqa: F401
     demo_models,
     engine_runtime,
     engine_slot,
+    random_models,
     text_engine,
     vision_engine,
 )
@@ -34,7 +35,7 @@ def cluster_app(
     if not any("cluster_run" in getattr(item, "fixturenames", ()) for item in request.session.items):
         yield None
         return
-    models, runtime = request.getfixturevalue("demo_models"), request.getfixturevalue("engine_runtime")
+    models, runtime = request.getfixturevalue("random_models"), request.getfixturevalue("engine_runtime")
     app = ClusterApp.started(tmp_path_factory.mktemp("cluster"), models, runtime)
     yield app
     app.end()

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from conf.engine import EngineSettings, RenderSettings
 from conf.variants import DEMO
-from demo.make_checkpoints import TEXT_ID, make_checkpoints
+from demo.make_checkpoints import TEXT_ID, VISION_ID, make_checkpoints
 from udfs.engine.client import EngineClient
 from udfs.engine.runtime import RUNTIME_DIR_VARIABLE, kill_group, read_holder
 from udfs.engine.slot import Slot
@@ -57,12 +57,16 @@ def end_hosts(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo_models(tmp_path_factory: pytest.TempPathFactory) -> DemoModels:
-    """A random vision model, whose captions differ with every pixel, and the demo's trained text model."""
+def demo_models() -> DemoModels:
+    """The demo's trained models."""
+    return DemoModels(CHECKPOINTS, CHECKPOINTS / VISION_ID, CHECKPOINTS / TEXT_ID)
+
+
+@pytest.fixture(scope="session")
+def random_models(tmp_path_factory: pytest.TempPathFactory) -> DemoModels:
+    """Models of random weights, whose answers are noise that differs with every pixel."""
     model_dir = tmp_path_factory.mktemp("models")
-    vision, text = make_checkpoints(model_dir)
-    shutil.copytree(CHECKPOINTS / TEXT_ID, text, dirs_exist_ok=True)
-    return DemoModels(model_dir, vision, text)
+    return DemoModels(model_dir, *make_checkpoints(model_dir))
 
 
 @pytest.fixture(scope="session")
