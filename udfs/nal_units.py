@@ -3,10 +3,11 @@
 Nothing is decoded: a packet is taken apart at the lengths or start codes of its units.
 """
 
+import re
 from dataclasses import dataclass
 
 _START_CODE = b"\0\0\1"
-_FORBIDDEN = (b"\0\0\0", b"\0\0\1", b"\0\0\2")
+_FORBIDDEN = re.compile(rb"\0\0[\0-\2]")
 """An encoder escapes these inside a unit, so that only damage can put them there."""
 
 
@@ -74,7 +75,7 @@ def read_units(data: bytes, layout: NalLayout) -> Units | None:
     types = []
     for start, end in spans:
         header = data[start]
-        if header & 0x80 or any(data.find(code, start, end) >= 0 for code in _FORBIDDEN):
+        if header & 0x80 or _FORBIDDEN.search(data, start, end):
             return None
         types.append(header >> 1 & 0x3F if layout.hevc else header & 0x1F)
     return _hevc_units(types) if layout.hevc else _h264_units(types)
