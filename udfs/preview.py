@@ -118,7 +118,7 @@ class PreviewScaler:
         if not frame.format.is_rgb:
             # Scaling and turning to RGB in one step takes twice as long.
             frame = self._scale.reformat(frame, *coded_size, "yuv444p", interpolation="BICUBIC", threads=1)
-        scaled = self._to_rgb.reformat(frame, *coded_size, "rgb24", interpolation="BICUBIC", threads=1)
+        scaled: Any = self._to_rgb.reformat(frame, *coded_size, "rgb24", interpolation="BICUBIC", threads=1)
         return orientation.apply(scaled.to_ndarray())
 
 
@@ -191,13 +191,13 @@ def preview_command(
 
 def _run(command: list[str], frames: npt.NDArray[np.uint8], *, timeout_s: float) -> str:
     try:
-        done = subprocess.run(
-            command,
-            input=np.ascontiguousarray(frames).data.cast("B"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-        )
+        # A file, since a pipe takes 4 KiB at a time.
+        with tempfile.TemporaryFile() as file:
+            file.write(np.ascontiguousarray(frames).data)
+            file.seek(0)
+            done = subprocess.run(
+                command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s
+            )
     except subprocess.TimeoutExpired as error:
         raise _error(f"ffmpeg took longer than {timeout_s:g} s", command, _text(error.output)) from error
     except OSError as error:
