@@ -69,7 +69,7 @@ class Shape:
     def picture(self, frame: Any) -> Picture:
         """The frame as displayed: uint8 (height, width, 3), RGB, contiguous."""
         width, height = self.coded_size
-        coded = self._to_rgb.reformat(frame, width, height, "rgb24", threads=1)
+        coded: Any = self._to_rgb.reformat(frame, width, height, "rgb24", threads=1)
         return self.orientation.apply(coded.to_ndarray())
 
     def made(self, frame: Any, transform: "Transform | Renderer | None") -> Picture:
