@@ -16,12 +16,12 @@ def peer(path: str, encoder: str, folder: str) -> list[str]:
 
 
 def windows_checked(path: str, rows_file: str) -> int:
-    """Our windows with a look at every frame, the default."""
+    """Our windows with `--check-frames`: a look at every frame."""
     return _save_rows(our_way.cut(Path(path), check_frames=True), rows_file)
 
 
 def windows_by_packets(path: str, rows_file: str) -> int:
-    """Our windows with `--no-check-frames`."""
+    """Our windows by packets, the default."""
     return _save_rows(our_way.cut(Path(path), check_frames=False), rows_file)
 
 
@@ -46,7 +46,7 @@ def windows_and_previews(*paths: str) -> int:
     """Our windows and previews of several clips, as two jobs make them; returns the number of previews."""
     made = 0
     for path in paths:
-        rows = our_way.cut(Path(path), check_frames=True)
+        rows = our_way.cut(Path(path), check_frames=False)
         made += len(our_way.previews_only(Path(path), rows).previews)
     return made
 

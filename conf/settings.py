@@ -106,7 +106,7 @@ class MediaLimits(Group):
         8192 * 8192, "largest frame that is decoded, in pixels", flags=("--max-frame-pixels",), ge=64
     )
     check_frames: bool = setting(
-        True,
+        False,
         "cut windows after decoding every frame, so that damage inside frames shows in their status; "
         "without, H.264 and HEVC clips are cut by their packets, and such damage shows when a frame is used",
         flags=("--check-frames",),

@@ -35,7 +35,7 @@ class WindowRule:
 
 
 def cut_clip(
-    clip: ClipRef, rule: WindowRule, limits: Limits, *, check_frames: bool = True
+    clip: ClipRef, rule: WindowRule, limits: Limits, *, check_frames: bool = False
 ) -> list[dict[str, Any]]:
     """Returns the window rows of a clip; one row with the reason where it has no window.
 

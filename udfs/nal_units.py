@@ -3,10 +3,11 @@
 Nothing is decoded: a packet is taken apart at the lengths or start codes of its units.
 """
 
+import re
 from dataclasses import dataclass
 
 _START_CODE = b"\0\0\1"
-_FORBIDDEN = (b"\0\0\0", b"\0\0\1", b"\0\0\2")
+_FORBIDDEN = re.compile(rb"\0\0[\0-\2]")
 """An encoder escapes these inside a unit, so that only damage can put them there."""
 
 
@@ -31,11 +32,16 @@ class Units:
         has_picture: it holds at least one slice.
         is_idr: its picture is an IDR, after which nothing refers to what came before.
         has_parameters: it holds parameter sets.
+        is_reference: other pictures of its layer may be predicted from its picture.
+        layer: temporal layer of its picture, whose pictures may be predicted from those of lower ones; always
+            0 in H.264.
     """
 
     has_picture: bool
     is_idr: bool
     has_parameters: bool
+    is_reference: bool
+    layer: int = 0
 
 
 def nal_layout(codec: str, extradata: bytes | None) -> NalLayout | None:
@@ -71,13 +77,12 @@ def read_units(data: bytes, layout: NalLayout) -> Units | None:
     spans = _lengths(data, layout.length_bytes) if layout.length_bytes else _start_codes(data)
     if not spans:
         return None
-    types = []
     for start, end in spans:
-        header = data[start]
-        if header & 0x80 or any(data.find(code, start, end) >= 0 for code in _FORBIDDEN):
+        if data[start] & 0x80 or _FORBIDDEN.search(data, start, end):
             return None
-        types.append(header >> 1 & 0x3F if layout.hevc else header & 0x1F)
-    return _hevc_units(types) if layout.hevc else _h264_units(types)
+    if not layout.hevc:
+        return _h264_units([data[start] for start, _ in spans])
+    return _hevc_units([data[start : start + 2] for start, _ in spans])
 
 
 def _lengths(data: bytes, length_bytes: int) -> list[tuple[int, int]] | None:
@@ -109,21 +114,27 @@ def _start_codes(data: bytes) -> list[tuple[int, int]] | None:
     return spans
 
 
-def _h264_units(types: list[int]) -> Units | None:
+def _h264_units(headers: list[int]) -> Units | None:
+    types = [header & 0x1F for header in headers]
     if any(not 1 <= kind <= 20 for kind in types):
         return None
     return Units(
         has_picture=any(kind in (1, 2, 5) for kind in types),
         is_idr=5 in types,
         has_parameters=any(kind in (7, 8, 13, 15) for kind in types),
+        is_reference=any(header & 0x60 for header, kind in zip(headers, types, strict=True) if kind <= 5),
     )
 
 
-def _hevc_units(types: list[int]) -> Units | None:
+def _hevc_units(headers: list[bytes]) -> Units | None:
+    types = [header[0] >> 1 & 0x3F for header in headers]
     if any(22 <= kind <= 31 or (kind > 40 and kind < 48) for kind in types):
         return None
     return Units(
         has_picture=any(kind <= 21 for kind in types),
         is_idr=any(kind in (19, 20) for kind in types),
         has_parameters=any(32 <= kind <= 34 for kind in types),
+        # Of the types below 16 the even ones are for pictures that no other of their layer refers to.
+        is_reference=any(kind <= 21 and (kind % 2 or kind >= 16) for kind in types),
+        layer=max(header[-1] & 7 for header in headers),
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 
 from conf.errors import PreviewError
 from udfs.ffmpeg import find_ffmpeg
@@ -99,27 +100,26 @@ MAX_SIDE = 16_383
 """WebP knows no longer side."""
 
 
-@dataclass(frozen=True)
 class PreviewScaler:
-    """Renders frames at the size of the preview, so that full-size ones need not travel to ffmpeg.
+    """Renders frames at the size of the preview, so that full-size ones need not travel to ffmpeg."""
 
-    Attributes:
-        target_height: height of the preview in pixels.
-    """
-
-    target_height: int
+    def __init__(self, target_height: int) -> None:
+        """Sets the height of the preview in pixels."""
+        self._target_height = target_height
+        self._scale, self._to_rgb = VideoReformatter(), VideoReformatter()
 
     def render(self, frame: Any, orientation: Orientation) -> npt.NDArray[np.uint8]:
         """Returns the frame as displayed, scaled; see `udfs.video.Renderer`."""
         width, height = orientation.shown_size(frame.width, frame.height)
-        size = scaled_size(width, height, target_height=self.target_height)
+        size = scaled_size(width, height, target_height=self._target_height)
         # What no WebP can hold is left to ffmpeg to refuse, in its own words.
         width, height = size if max(size) <= MAX_SIDE else (width, height)
-        coded_width, coded_height = orientation.shown_size(width, height)
-        scaled = frame.to_ndarray(
-            format="rgb24", width=coded_width, height=coded_height, interpolation="BICUBIC"
-        )
-        return orientation.apply(scaled)
+        coded_size = orientation.shown_size(width, height)
+        if not frame.format.is_rgb:
+            # Scaling and turning to RGB in one step takes twice as long.
+            frame = self._scale.reformat(frame, *coded_size, "yuv444p", interpolation="BICUBIC", threads=1)
+        scaled: Any = self._to_rgb.reformat(frame, *coded_size, "rgb24", interpolation="BICUBIC", threads=1)
+        return orientation.apply(scaled.to_ndarray())
 
 
 def scaled_size(width: int, height: int, *, target_height: int) -> tuple[int, int]:
@@ -191,13 +191,13 @@ def preview_command(
 
 def _run(command: list[str], frames: npt.NDArray[np.uint8], *, timeout_s: float) -> str:
     try:
-        done = subprocess.run(
-            command,
-            input=np.ascontiguousarray(frames).data.cast("B"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-        )
+        # A file, since a pipe takes 4 KiB at a time.
+        with tempfile.TemporaryFile() as file:
+            file.write(np.ascontiguousarray(frames).data)
+            file.seek(0)
+            done = subprocess.run(
+                command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s
+            )
     except subprocess.TimeoutExpired as error:
         raise _error(f"ffmpeg took longer than {timeout_s:g} s", command, _text(error.output)) from error
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.nal_units import NalLayout, Units, nal_layout, read_units
-from udfs.video_decode import missing_end, packet_end_s
+from udfs.video_decode import missing_end
 from udfs.video_source import Stopwatch
 
 TIMED_CONTAINERS = ("mov", "matroska", "flv", "mpegts")
@@ -110,7 +110,7 @@ def index_packets(container: Any, stream: Any, watch: Stopwatch) -> PacketIndex:
 def _demux(container: Any, stream: Any, watch: Stopwatch) -> tuple[list[Any], str | None]:
     """All packets but the empty one at the end, and what is wrong with them."""
     packets: list[Any] = []
-    num_bytes, end_s = 0, 0.0
+    num_bytes, end = 0, 0
     try:
         for packet in container.demux(stream):
             watch.check()
@@ -121,11 +121,13 @@ def _demux(container: Any, stream: Any, watch: Stopwatch) -> tuple[list[Any], st
             if doubt or num_bytes > MAX_PACKET_BYTES:
                 return [], doubt or f"the clip is larger than {MAX_PACKET_BYTES} bytes"
             packets.append(packet)
-            end_s = max(end_s, packet_end_s(packet))
+            end = max(end, packet.pts + (packet.duration or 0))
     except av.error.FFmpegError as error:
+        end_s = _time_s(end, stream.time_base)
         return [], f"the file cannot be read beyond {end_s:.3f} s: {error.strerror}"
     if not packets:
         return [], "there is no packet"
+    end_s = _time_s(end, stream.time_base)
     return packets, missing_end(container, stream, num_packets=len(packets), end_s=end_s)
 
 

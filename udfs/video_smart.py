@@ -1,6 +1,6 @@
 """Decoding no more of an H.264 or HEVC clip than its wanted frames need.
 
-A picture that no other refers to is only decoded when it is wanted, and nothing is decoded between the
+A picture that no other refers to only goes to the decoder when it is wanted, and nothing does between the
 last wanted picture and the next IDR, after which nothing refers to what came before. (Not just any key
 frame: in a stream with open GOPs, pictures after a key frame may refer to pictures before it.)
 """
@@ -74,32 +74,33 @@ def _sound(index: PacketIndex, stream: Any, wanted: set[int], watch: Stopwatch) 
 
 
 def _decode(index: PacketIndex, stream: Any, wanted: set[int], watch: Stopwatch) -> Iterator[Any]:
-    context = stream.codec_context
     try:
         for at in needed_packets(index, wanted):
             watch.check()
-            packet = index.packets[at]
-            context.skip_frame = "DEFAULT" if index.numbers.get(packet.pts) in wanted else "NONREF"
-            yield from packet.decode()
+            yield from index.packets[at].decode()
         yield from empty_packet(stream).decode()
     except av.error.FFmpegError as error:
         raise InexactError(str(error)) from error
 
 
 def needed_packets(index: PacketIndex, wanted: set[int]) -> Iterator[int]:
-    """Yields the positions of the packets from an IDR to the last wanted picture before the next IDR.
+    """Yields the positions of the packets that wanted pictures need.
+
+    These are the packets from an IDR to the last wanted picture before the next IDR, without those whose
+    picture is neither wanted nor one that others may refer to.
 
     Args:
         index: one that `can_skip` accepts.
         wanted: frame numbers.
     """
     starts = _safe_starts(index)
+    top = max(units.layer for units in index.units)
     for start, end in zip(starts, [*starts[1:], len(index.packets)], strict=True):
-        last = max(
-            (at for at in range(start, end) if index.numbers.get(index.packets[at].pts) in wanted),
-            default=start - 1,
-        )
-        yield from range(start, last + 1)
+        shown = {at for at in range(start, end) if index.numbers.get(index.packets[at].pts) in wanted}
+        for at in range(start, max(shown, default=start - 1) + 1):
+            units = index.units[at]
+            if at in shown or units.is_reference or units.layer < top or units.has_parameters:
+                yield at
 
 
 def _safe_starts(index: PacketIndex) -> list[int]:

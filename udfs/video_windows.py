@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
 
 from conf.errors import ClipError
 from udfs.orientation import Orientation, frame_orientation
@@ -63,6 +64,7 @@ class Shape:
         self.coded_size = (frame.width, frame.height)
         self.orientation: Orientation = frame_orientation(frame)
         self.shown_size = self.orientation.shown_size(*self.coded_size)
+        self._to_rgb = VideoReformatter()
 
     @property
     def is_upright(self) -> bool:
@@ -72,8 +74,8 @@ class Shape:
     def picture(self, frame: Any) -> Picture:
         """The frame as displayed: uint8 (height, width, 3), RGB, contiguous."""
         width, height = self.coded_size
-        coded = frame.to_ndarray(format="rgb24", width=width, height=height)
-        return self.orientation.apply(coded)
+        coded: Any = self._to_rgb.reformat(frame, width, height, "rgb24", threads=1)
+        return self.orientation.apply(coded.to_ndarray())
 
     def made(self, frame: Any, transform: "Transform | Renderer | None") -> Picture:
         """The frame as displayed, after a transform or from a renderer."""

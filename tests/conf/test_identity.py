@@ -73,7 +73,7 @@ CHANGING: list[tuple[dict[str, Any], set[str]]] = [
     ({"--captioning-window-size": 255}, {"windows"}),
     ({"--captioning-remainder-threshold": 127}, {"windows"}),
     ({"--captioning-sampling-fps": 2.5}, {"windows"}),
-    ({"--check-frames": False}, {"windows"}),
+    ({"--check-frames": True}, {"windows"}),
     ({"--preview-target-fps": 2}, {"previews"}),
     ({"--preview-target-height": 241}, {"previews"}),
     ({"--preview-compression-level": 0}, {"previews"}),

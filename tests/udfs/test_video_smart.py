@@ -113,7 +113,20 @@ def test_nothing_is_decoded_beyond_what_the_wanted_frames_need(clip_folder: Path
     # Frames after a key frame of an open GOP lean on frames before it.
     open_gop, decoded = decode_wanted(any_clip(clip_folder, "open_gop.ts"), {50})
     assert decoded == [50]
-    assert len(list(needed_packets(open_gop, {50}))) > 40
+    sent = list(needed_packets(open_gop, {50}))
+    assert (sent[0], len(sent) > 30) == (0, True)
+
+
+@pytest.mark.parametrize("name", ["pyramid.mp4", "open_gop.ts", "h265_b_frames.mp4", "h265_layers.mp4"])
+def test_a_picture_that_no_other_leans_on_is_sent_only_when_wanted(clip_folder: Path, name: str) -> None:
+    index, _ = decode_wanted(any_clip(clip_folder, name), set())
+    alone = {at for at, units in enumerate(index.units) if not units.is_reference}
+    [*before, last] = needed_packets(index, {0, 29})
+    spared = set(range(last)) - set(before)
+    assert spared
+    assert spared <= alone
+    wanted = {index.numbers[index.packets[at].pts] for at in spared}
+    assert set(needed_packets(index, {0, 29} | wanted)) == set(range(last + 1))
 
 
 @pytest.mark.parametrize("name", ["mpeg4.avi", "testsrc2_mpeg4.avi", "gradient.gif"])
@@ -268,7 +281,7 @@ def test_units_are_read_and_what_no_encoder_writes_is_refused() -> None:
     assert nal_layout("vp9", b"\1" * 30) is None
     idr = read_units(b"\0\0\0\2\x67\1" + b"\0\0\0\3\x65\1\2", h264)
     assert idr is not None
-    assert (idr.has_picture, idr.is_idr, idr.has_parameters) == (True, True, True)
+    assert (idr.has_picture, idr.is_idr, idr.has_parameters, idr.is_reference) == (True, True, True, True)
     wrong = [
         b"",
         b"\0\0\0\3\x65\1",
@@ -281,7 +294,11 @@ def test_units_are_read_and_what_no_encoder_writes_is_refused() -> None:
     assert [read_units(data, h264) for data in wrong] == [None] * len(wrong)
     cra = read_units(b"\0\0\0\1\x2a\1\x80\0\0", hevc)
     assert cra is not None
-    assert (cra.has_picture, cra.is_idr) == (True, False)
+    assert (cra.has_picture, cra.is_idr, cra.is_reference) == (True, False, True)
+    trail_n, tsa_n = read_units(b"\0\0\1\0\1\x80", hevc), read_units(b"\0\0\1\4\2\x80", hevc)
+    assert trail_n is not None
+    assert tsa_n is not None
+    assert (trail_n.is_reference, tsa_n.is_reference, tsa_n.layer - trail_n.layer) == (False, False, 1)
     assert read_units(b"\x2a\1\x80", hevc) is None
 
 
@@ -289,6 +306,6 @@ def test_a_clip_is_cut_alike_with_and_without_a_look_at_every_frame(clip_folder:
     rule = WindowRule(sampling_fps=2.0, window_size=20, remainder_threshold=8)
     for name in ("h264_b_frames.mp4", "edit_list.mp4", "vp9.webm"):
         clip = ClipRef("id", 0, "content", made_clip(clip_folder, name).read_bytes(), None)
-        by_packets = cut_clip(clip, rule, Limits(), check_frames=False)
-        assert cut_clip(clip, rule, Limits()) == by_packets
+        by_packets = cut_clip(clip, rule, Limits())
+        assert cut_clip(clip, rule, Limits(), check_frames=True) == by_packets
         assert len(by_packets) > 1
