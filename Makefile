@@ -75,7 +75,7 @@ environment: $(INSTALLED) ## dist/environment.tar.gz for spark-submit --archives
 	VIRTUAL_ENV=$(CURDIR)/environment $(BIN)/uv pip install venv-pack==0.2.0 \
 	  --requirement pyproject.toml $(if $(ENGINE),--extra gpu $(ENGINE))
 	mkdir -p dist
-	environment/bin/venv-pack --prefix environment --output dist/environment.tar.gz --force
+	environment/bin/venv-pack --quiet --prefix environment --output dist/environment.tar.gz --force
 
 clean: ## remove what the demo and the builds made
 	rm -rf demo/lake demo/clips demo/previews demo/files demo/curated build dist environment

@@ -81,4 +81,5 @@ def _works(windows: Any) -> list[PreviewWork]:
 def preview_work(window: Any) -> PreviewWork:
     """A window as the UDF gets it from Spark, as the preview task wants it."""
     whole = with_integers(window, ("start_frame", "end_frame", "height"))
-    return PreviewWork(**{name: whole.get(name) for name in FIELDS})
+    values: dict[str, Any] = {name: whole.get(name) for name in FIELDS}
+    return PreviewWork(**values)

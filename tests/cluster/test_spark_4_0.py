@@ -90,8 +90,10 @@ def test_every_clip_has_its_window_and_every_window_its_preview(smoke: Smoke) ->
     assert len(smoke.rows("clips")) == 3
     statuses = sorted((row["window_status"], row["attempt"]) for row in smoke.rows("windows"))
     assert statuses == [("error", 1), ("error", 2), ("success", 1), ("success", 1)]
-    previews = smoke.rows("previews")
-    assert len({row["window_id"] for row in previews}) == len(previews) == 2
+    rows = smoke.rows("previews")
+    assert sorted(row["preview_status"] for row in rows) == ["skipped", "skipped", "success", "success"]
+    previews = [row for row in rows if row["preview_status"] == "success"]
+    assert len({row["window_id"] for row in previews}) == 2
     mp4s = {row["window_index"]: row["media_status"] for row in smoke.rows("window_media")}
     assert sorted(mp4s.items(), key=str) == [(0, "success"), (None, "skipped")]
     assert all(row["webp"][:4] == b"RIFF" and row["webp"][8:12] == b"WEBP" for row in previews)
@@ -103,7 +105,7 @@ def test_a_second_run_does_nothing_and_retry_tries_the_error_again(smoke: Smoke)
     assert "previews" not in second
     assert "windows" not in second
     assert "error" in retried
-    assert [row["status"] for row in smoke.rows("runs")] == ["success"] * 3
+    assert [row["run_status"] for row in smoke.rows("runs")] == ["success"] * 3
 
 
 def test_sql_and_export_show_what_is_there(smoke: Smoke) -> None:

@@ -25,6 +25,9 @@ from tools.make_zip import make_zip
 from udfs.engine.runtime import group_members, read_holder, read_loads
 
 NUM_CLIPS = 6
+A_ROW_BYTES = 1000
+"""A window's row has more, as has a preview's; a batch without rows has less."""
+
 SPARK_HOME = Path(pyspark.__file__).parent
 
 # Those of a machine with two cores; what the README's command says of cores, cards and memory is for others.
@@ -66,7 +69,7 @@ sys.addaudithook(see)
 """
 """Writes down where each Python process has its modules from; the interpreter runs it when it starts."""
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Submitted:
         place: the folder they were submitted in.
         tables: rows by table, after both.
         imports: the files that our code came from, by the folder that a process ran in.
-        returned: bytes that the Python workers of an executor gave back in the first, by executor.
+    returned: bytes that Python workers gave back in the first, by executor, stage for stage.
         loads: models that were loaded meanwhile.
         left: processes of the applications that outlived them.
     """
@@ -85,7 +88,7 @@ class Submitted:
     place: Path
     tables: dict[str, list[dict[str, Any]]]
     imports: dict[Path, set[str]]
-    returned: dict[str, int]
+    returned: list[dict[str, int]]
     loads: list[dict[str, Any]]
     left: list[list[int]]
 
@@ -162,7 +165,7 @@ def submit(cluster: Cluster, place: Path, text: str, properties: dict[str, str])
         own["JAVA_HOME"] = os.environ["JAVA_HOME"]
     text = text.replace("spark://head:7077", cluster.url).replace("/data/", f"{place / 'data'}/")
     done = subprocess.run(
-        ["bash", "-c", text], cwd=place, env=own, capture_output=True, text=True, timeout=400
+        ["bash", "-c", text], cwd=place, env=own, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
 
@@ -177,9 +180,9 @@ def imports(place: Path) -> dict[Path, set[str]]:
     return seen
 
 
-def returned_bytes(place: Path) -> dict[str, int]:
-    """Bytes that Python workers returned, by executor, out of Spark's event log."""
-    found: dict[str, int] = {}
+def returned_bytes(place: Path) -> list[dict[str, int]]:
+    """Bytes that Python workers returned, by executor, for each stage that had some, out of the event log."""
+    found: dict[int, dict[str, int]] = {}
     [log] = (place / "events").iterdir()
     for line in log.read_text().splitlines():
         event = json.loads(line)
@@ -187,8 +190,9 @@ def returned_bytes(place: Path) -> dict[str, int]:
             executor = event["Task Info"]["Executor ID"]
             for metric in event["Task Info"]["Accumulables"]:
                 if metric.get("Name") == "data returned from Python workers":
-                    found[executor] = found.get(executor, 0) + int(metric["Update"])
-    return found
+                    stage = found.setdefault(event["Stage ID"], {})
+                    stage[executor] = stage.get(executor, 0) + int(metric["Update"])
+    return [found[stage] for stage in sorted(found)]
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +221,14 @@ def test_every_clip_ends_as_a_window_with_a_preview_and_a_caption(submitted: Sub
         assert {row["window_id"] for row in tables[name]} == windows
         assert len(tables[name]) == NUM_CLIPS
     assert all(row["caption"] for row in tables["captions"])
-    assert [row["status"] for row in tables["runs"]] == ["success", "success"]
+    assert [row["run_status"] for row in tables["runs"]] == ["success", "success"]
 
 
-def test_both_executors_did_work(submitted: Submitted) -> None:
-    # Nothing but previews is that large.
-    assert set(submitted.returned) == {"0", "1"}
-    assert min(submitted.returned.values()) > min(row["num_bytes"] for row in submitted.tables["previews"])
+def test_both_executors_cut_windows_and_made_previews(submitted: Submitted) -> None:
+    *_, windows, previews = submitted.returned
+    for returned in (windows, previews):
+        assert returned.keys() == {"0", "1"}
+        assert min(returned.values()) > A_ROW_BYTES
 
 
 def test_driver_executors_and_engine_run_the_code_of_the_zip_and_no_other(
