@@ -20,6 +20,7 @@ from conf.prompts import prompt_file
 from conf.variants import DEMO
 from demo.drawing import Frame, Range, Staging, stage
 from demo.stories import Story, caption_of, draw_story
+from udfs.engine.rendering import second_prompt
 from udfs.resize import fit_size, resize_frame
 from udfs.video import read_windows
 from udfs.windowing import plan_windows
@@ -126,10 +127,10 @@ def draw_prompt(rng: np.random.Generator) -> str:
     return OTHER_PROMPTS[rng.integers(len(OTHER_PROMPTS))]
 
 
-def second_prompt(rng: np.random.Generator, story: Story) -> str:
+def draw_second_prompt(rng: np.random.Generator, story: Story) -> str:
     """The prompt of a second pass after a first caption that may be wrong."""
     first = story if rng.random() < 0.5 else draw_story(rng)
-    return prompt_file("stage2_default") + "\n\n" + caption_of(first)
+    return second_prompt(draw_prompt(rng), prompt_file("stage2_default") + "\n\n", caption_of(first))
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def make_batch(seed: tuple[int, ...], batch_size: int) -> Batch:
     num_sampled = SAMPLED[rng.integers(len(SAMPLED))]
     windows = [make_window(rng, num_sampled=num_sampled, size=size) for _ in range(batch_size)]
     is_second = rng.random() < 0.15
-    prompts = tuple(second_prompt(rng, w.story) if is_second else draw_prompt(rng) for w in windows)
+    prompts = tuple(draw_second_prompt(rng, w.story) if is_second else draw_prompt(rng) for w in windows)
     return Batch(
         np.stack([window.frames for window in windows]),
         np.stack([window.times_s for window in windows]),

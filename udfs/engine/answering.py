@@ -65,7 +65,8 @@ async def reply_to(task: Task, supervisor: Supervisor) -> Reply:
         return Reply(text=None, error=_message(error), latency_s=task.latency_s)
     reply = Reply(first.text, None, first.finish_reason, first.prompt_tokens, first.output_tokens)
     if isinstance(task.request, CaptionRequest) and task.request.stage2_prompt is not None:
-        reply = await _second_reply(task, supervisor, first, second_prompt(task.request, first.text))
+        again = second_prompt(task.request.prompt, task.request.stage2_prompt, first.text)
+        reply = await _second_reply(task, supervisor, first, again)
     return replace(reply, latency_s=task.latency_s)
 
 

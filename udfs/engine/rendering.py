@@ -32,14 +32,19 @@ def caption_messages(prompt: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}]
 
 
-def second_prompt(request: CaptionRequest, first_caption: str) -> str:
-    """Returns what the second pass over the video of `request` asks.
+def second_prompt(prompt: str, stage2_prompt: str, first_caption: str) -> str:
+    """Returns what the second pass over a video asks.
 
     The first question stays in front: it says what kind of caption is wanted, and a second prompt that goes
     on where the first one ended finds the video, which stands before both, in vLLM's prefix cache. Without
     at least a block of equal tokens behind the video, the vision tower would have to see it again.
+
+    Args:
+        prompt: of the first pass.
+        stage2_prompt: with what parts it from the caption.
+        first_caption: what the first pass said.
     """
-    return f"{request.prompt}\n\n{request.stage2_prompt}{first_caption}"
+    return f"{prompt}\n\n{stage2_prompt}{first_caption}"
 
 
 def text_messages(request: TextRequest) -> list[dict[str, Any]]:

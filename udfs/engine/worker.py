@@ -44,7 +44,8 @@ class WorkerExtension:
         counter = np.memmap(path, dtype=np.int64, mode="r+", shape=(1,))
 
         def add(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            counter[0] += len(named["grid_thw"] if "grid_thw" in named else args[1])
+            grids = named.get("grid_thw", args[1] if len(args) > 1 else None)
+            counter[0] += 1 if grids is None else len(grids)
 
         tower.register_forward_pre_hook(add, with_kwargs=True)
         return True
