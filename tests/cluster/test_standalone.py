@@ -80,7 +80,7 @@ class Submitted:
         place: the folder they were submitted in.
         tables: rows by table, after both.
         imports: the files that our code came from, by the folder that a process ran in.
-    returned: bytes that Python workers gave back in the first, by executor, stage for stage.
+        returned: bytes that Python workers gave back in the first, by executor, stage for stage.
         loads: models that were loaded meanwhile.
         left: processes of the applications that outlived them.
     """

@@ -35,9 +35,9 @@ def owner() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @pytest.fixture
-def client(demo_models: DemoModels, owner: "subprocess.Popen[bytes]") -> Iterator[EngineClient]:
+def client(random_models: DemoModels, owner: "subprocess.Popen[bytes]") -> Iterator[EngineClient]:
     """A client of a loaded engine of its own."""
-    with EngineClient(vision_settings(demo_models), Slot.of_process(owner.pid)) as made:
+    with EngineClient(vision_settings(random_models), Slot.of_process(owner.pid)) as made:
         made.wait_ready(TIMEOUT_S)
         yield made
 
@@ -136,9 +136,9 @@ def test_nothing_outlives_the_executor(client: EngineClient, owner: "subprocess.
 
 
 def test_an_engine_that_hangs_is_killed_and_its_requests_answered(
-    demo_models: DemoModels, owner: "subprocess.Popen[bytes]"
+    random_models: DemoModels, owner: "subprocess.Popen[bytes]"
 ) -> None:
-    settings = vision_settings(demo_models).model_copy(update={"hang_timeout_s": 5.0})
+    settings = vision_settings(random_models).model_copy(update={"hang_timeout_s": 5.0})
     with EngineClient(settings, Slot.of_process(owner.pid)) as client:
         client.wait_ready(TIMEOUT_S)
         futures = [client.submit(caption_request(f"w{k}", k, generation=LONG), 4) for k in range(4)]
@@ -164,11 +164,13 @@ def test_settings_that_cannot_work_are_told_to_every_client(
 
 
 def test_a_gpu_holds_one_engine_and_gives_it_to_others_in_turn(
-    demo_models: DemoModels, owner: "subprocess.Popen[bytes]", engine_runtime: Path
+    random_models: DemoModels, owner: "subprocess.Popen[bytes]", engine_runtime: Path
 ) -> None:
     slot = Slot.of_process(owner.pid, gpu="0")
-    text_settings = EngineSettings(model_path=str(demo_models.text), kind="text", dtype="float32", tenure_s=5)
-    vision = vision_settings(demo_models).model_copy(update={"tenure_s": 5})
+    text_settings = EngineSettings(
+        model_path=str(random_models.text), kind="text", dtype="float32", tenure_s=5
+    )
+    vision = vision_settings(random_models).model_copy(update={"tenure_s": 5})
     with EngineClient(vision, slot) as seeing, EngineClient(text_settings, slot) as reading:
         seeing.wait_ready(TIMEOUT_S)
         host = seeing.status()["pid"]

@@ -29,7 +29,7 @@ NUM_CAPTIONS = 40
 def test_captions_and_second_passes_are_those_of_transformers(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot, tmp_path: Path
 ) -> None:
-    """On random weights, with which every pixel counts; the trained ones are in `tests/faults`."""
+    """On the demo's trained model; a random Qwen3-VL is in `tests/faults`."""
     requests = window_requests(tmp_path, DEMO)
     assert len(requests) >= 32
     records = tmp_path / "records"
