@@ -10,7 +10,7 @@ OTHER_VERSIONS := spark-4.0 transformers-4.57.6
 ENGINE ?= vllm==0.27.1 transformers==5.22.2
 DEMO := --config conf/local.yaml --output-path demo/lake
 
-.PHONY: help demo test test-faults lint types fmt docs bench wheel zip environment clean
+.PHONY: help demo test test-clusters test-faults lint types fmt docs bench wheel zip environment clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,10 @@ demo: $(INSTALLED) ## the whole pipeline on sample clips, on this machine's CPU
 test: $(INSTALLED) $(OTHER_VERSIONS:%=.venv/%/.installed) ## the whole test suite
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest
+
+test-clusters: $(INSTALLED) .venv/spark-4.0/.installed ## tests on a standalone cluster, and on Spark 4.0
+	@tools/check_machine.sh $(BIN)/python
+	$(BIN)/python -m pytest -m clusters
 
 test-faults: $(INSTALLED) ## tests that kill processes and load engines anew
 	$(BIN)/python -m pytest -m faults

@@ -31,7 +31,7 @@ FROM (
 )
 """
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.clusters, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ sys.addaudithook(see)
 """
 """Writes down where each Python process has its modules from; the interpreter runs it when it starts."""
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.clusters, pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True)
