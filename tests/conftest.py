@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.cluster.background import ClusterApp
 from tests.engine_fixtures import (  # noqa: F401
@@ -13,6 +14,10 @@ from tests.engine_fixtures import (  # noqa: F401
     text_engine,
     vision_engine,
 )
+
+# How long an example takes says something about the machine, and nothing about the code.
+settings.register_profile("captionlake", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("captionlake")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
