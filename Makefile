@@ -4,13 +4,11 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && command -v $$p && exit; done; command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# Versions that clusters bring, beside those that the suite runs on; each is installed from a file of its own.
-OTHER_VERSIONS := spark-4.0 transformers-4.57.6
 # What the GPUs' executors need beside the package's own dependencies; databricks.yml names the same.
 ENGINE ?= vllm==0.27.1 transformers==5.22.2
 DEMO := --config conf/local.yaml --output-path demo/lake
 
-.PHONY: help demo test test-clusters test-faults lint types fmt docs bench wheel zip environment clean
+.PHONY: help demo test test-models test-clusters test-faults lint types fmt docs bench wheel zip environment clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,19 +29,24 @@ demo: $(INSTALLED) ## the whole pipeline on sample clips, on this machine's CPU
 	  --generate-captions --enhance-captions --generate-previews
 	$(BIN)/python -m demo.show demo/lake demo/previews
 
+# Versions that others have, beside those that the suite runs on.
 .venv/%/.installed: tests/requirements-%.txt $(INSTALLED)
 	@echo "captionlake: installing $* for its tests"
 	@rm -rf $(@D)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --target $(@D) --requirement $<
 	@touch $@
 
-test: $(INSTALLED) $(OTHER_VERSIONS:%=.venv/%/.installed) ## the whole test suite
+test: $(INSTALLED) .venv/spark-4.0/.installed ## the test suite
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest
 
 test-clusters: $(INSTALLED) .venv/spark-4.0/.installed ## tests on a standalone cluster, and on Spark 4.0
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest -m clusters
+
+test-models: $(INSTALLED) .venv/transformers-4.57.6/.installed ## tests of what the models get and say
+	@tools/check_machine.sh $(BIN)/python
+	$(BIN)/python -m pytest -m models
 
 test-faults: $(INSTALLED) ## tests that kill processes and load engines anew
 	$(BIN)/python -m pytest -m faults

@@ -14,6 +14,8 @@ from demo.make_checkpoints import TEXT_ID, VISION_ID
 from tests.checkout import ROOT
 from tests.engine_fixtures import CHECKPOINTS
 
+pytestmark = pytest.mark.models
+
 OLDER = ROOT / ".venv" / "transformers-4.57.6"
 LINES = {"4.57.6": [str(OLDER)], "5.22.2": []}
 """What stands in front of the environment's own packages."""

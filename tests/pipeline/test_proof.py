@@ -40,7 +40,7 @@ SELECT regexp_extract(source_video, '[^/]+$', 0) AS clip, window_index, caption_
 FROM window_captions JOIN clips USING (clip_id)
 """
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)

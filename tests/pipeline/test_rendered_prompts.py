@@ -13,6 +13,8 @@ from tests.pipeline.conftest import lake_settings
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import Slot
 
+pytestmark = pytest.mark.models
+
 OWN = "Wer fährt zuerst los? 何ですか"
 CAPTION_PROMPTS = {"default": None, "av": None, "av-surveillance": None, "own": OWN}
 SECOND_PROMPTS = {"built in": None, "own": "Kürzer, bitte:"}

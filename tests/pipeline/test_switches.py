@@ -32,6 +32,8 @@ from udfs.engine.slot import Slot
 from udfs.engine.vllm_compat import Device
 
 H100, L4, A100 = Device("H100", (9, 0)), Device("L4", (8, 9)), Device("A100", (8, 0))
+pytestmark = pytest.mark.models
+
 CPU = Device("cpu", None)
 MMCACHE = "--captioning-use-vllm-mmcache"
 FP8, TEXT_FP8 = "--captioning-use-fp8-weights", "--enhance-captions-use-fp8-weights"
@@ -183,6 +185,8 @@ def test_max_output_tokens_ends_captions_and_enhancements(
 
 
 NUM_WAITING = 100
+RAMBLING = {"temperature": 2.0, "top_p": 1.0}
+"""Makes the trained models go on to the greatest length, so that requests wait for each other."""
 
 
 def most_in_flight(client: EngineClient, work: Any) -> int:
@@ -205,7 +209,9 @@ def test_caption_batch_size_is_how_many_windows_a_task_may_always_have_in_flight
     tmp_path: Path,
     batch_size: int,
 ) -> None:
-    settings = make_settings_with(captioning_batch_size=batch_size, captioning_max_output_tokens=200)
+    settings = make_settings_with(
+        captioning_batch_size=batch_size, captioning_max_output_tokens=60, **RAMBLING
+    )
     # A task shares the engine's room with the suite's own client.
     share = settings.engine.max_in_flight // 2
     clip = str(film(tmp_path, seconds=0.4))
@@ -229,7 +235,7 @@ def test_model_batch_size_is_how_many_captions_a_task_may_always_have_in_flight(
     most = {}
     for batch_size in (16, NUM_WAITING):
         settings = make_settings_with(
-            enhance_captions_batch_size=batch_size, enhance_captions_max_output_tokens=200
+            enhance_captions_batch_size=batch_size, enhance_captions_max_output_tokens=60, **RAMBLING
         )
         rows = [(f"w{k}", f"A red circle moves left {k} times.") for k in range(NUM_WAITING + 20)]
         frame = spark.createDataFrame(rows, "window_id string, caption string").coalesce(1)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from conf.prompts import prompt_file
 from conf.variants import DEMO
@@ -22,6 +23,8 @@ from tests.udfs.engine.reference import TextReference, VisionReference
 from udfs.engine.client import EngineClient
 from udfs.engine.requests import TextRequest
 from udfs.engine.slot import Slot
+
+pytestmark = pytest.mark.models
 
 NUM_CAPTIONS = 40
 
