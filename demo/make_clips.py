@@ -5,6 +5,8 @@ tests write their clips with the same functions.
 """
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -102,7 +104,7 @@ def write_video(
     """
     at = times_s or (lambda i: float(i / Fraction(frame_rate)))
     last_s = 0.0
-    with av.open(str(path), "w", container_options=container_options or {}) as output:
+    with _kept_priority(), av.open(str(path), "w", container_options=container_options or {}) as output:
         stream: Any = output.add_stream(codec, rate=frame_rate, options=options or {})
         stream.pix_fmt = pix_fmt
         if times_s is not None:
@@ -122,6 +124,20 @@ def write_video(
         if tone is not None:
             _write_tone(output, tone, duration_s=last_s + 1 / frame_rate)
     return path
+
+
+@contextlib.contextmanager
+def _kept_priority() -> Iterator[None]:
+    """Gives the caller its priority back: run by root, SVT-AV1 makes the calling thread a real-time one.
+
+    Whatever such a thread starts is one, too, and lets nothing else run.
+    """
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
 
 
 def _write_tone(output: Any, stream: Any, *, duration_s: float) -> None:

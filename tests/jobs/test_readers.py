@@ -9,13 +9,14 @@ import duckdb
 import pytest
 from deltalake import DeltaTable
 
+from jobs import media
 from schemas.captions import CAPTIONS
 from schemas.enhancements import ENHANCEMENTS
 from schemas.previews import PREVIEWS
 from schemas.table import Table
 from schemas.tables import TABLES
 from schemas.windows import WINDOWS
-from tests.jobs.conftest import FilledLake
+from tests.jobs.conftest import FilledLake, run_alone
 from tests.jobs.rows import fill
 
 each_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
@@ -36,8 +37,9 @@ ARROW_TYPES = {
 
 @pytest.fixture(scope="module")
 def lake(filled: FilledLake, tmp_path_factory: pytest.TempPathFactory) -> FilledLake:
-    """The filled lake with captions, as no model has written any."""
-    copy = filled.copy(tmp_path_factory.mktemp("read by others"))
+    """The filled lake with mp4s of its windows, and with captions, as no model has written any."""
+    copy = filled.copy(tmp_path_factory.mktemp("read by others"), keep_window_mp4=True)
+    run_alone(copy.lake, copy.settings, media.STAGE)
     windows = copy.lake.read(WINDOWS).select("window_id", "prep_config_id", "clip_id", "clip_no").collect()
     keys = [row.asDict() for row in windows]
     texts = ["ein Würfel 😀", "", None, 'a "quoted" line\nand another']
