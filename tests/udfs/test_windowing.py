@@ -16,7 +16,7 @@ VECTORS: list[dict[str, Any]] = json.loads(
 )
 
 clips = {
-    "total_frames": st.integers(0, 40_000),
+    "total_frames": st.integers(0, 5_000),
     "frame_rate": st.floats(0.5, 240.0),
     "sampling_fps": st.floats(0.1, 60.0),
     "window_size": st.integers(MIN_FRAMES, 20_000),
