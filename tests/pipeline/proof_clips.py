@@ -26,7 +26,7 @@ PROOF = Staging(
     place=Range(((0.31, 0.39), (0.63, 0.69))),
     growth=Range(((1.96, 2.04),)),
 )
-SIZES = ((288, 216), (336, 252), (304, 171), (252, 252), (216, 288))
+SIZES = ((288, 216), (336, 252), (304, 172), (252, 252), (216, 288))
 FRAME_RATES = (Fraction(4), Fraction(5), Fraction(6), Fraction(25, 4))
 X265 = "log-level=0:pools=none:frame-threads=1"
 FILMS: tuple[tuple[str, dict[str, Any]], ...] = (
