@@ -8,7 +8,6 @@ measure that stayed high would see nothing.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,19 +61,11 @@ class Proof:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Change, Path]:
-    root = tmp_path_factory.mktemp("proof")
-    written = {change: root / change.__name__ for change in (as_it_is, *WRONG)}
-    write_clips(proof_clips(), written)
-    return written
-
-
-@pytest.fixture(scope="module")
 def prove(
     spark: SparkSession,
     engine_flags: dict[str, Any],
     vision_engine: EngineClient,
-    folders: dict[Change, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Proof]:
     """Runs the pipeline over the clips of one change."""
     flags = {
@@ -86,10 +77,10 @@ def prove(
     }
 
     def made(change: Change, **more: Any) -> Proof:
-        lake = folders[change].with_name(f"lake_{change.__name__}")
-        settings = lake_settings(
-            flags, lake, input_path=[str(folders[change])], generate_captions=True, **more
-        )
+        folder = tmp_path_factory.mktemp(change.__name__)
+        clips, lake = folder / "clips", folder / "lake"
+        write_clips(proof_clips(), {change: clips})
+        settings = lake_settings(flags, lake, input_path=[str(clips)], generate_captions=True, **more)
         run.run(spark, settings)
         rows = query(spark, Lake(spark, str(lake)), ROWS).collect()
         truth = {
