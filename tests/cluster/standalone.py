@@ -47,10 +47,6 @@ class Cluster:
         for number in range(num_workers):
             self._said(f"worker_{number}", r"(Successfully registered with master)")
 
-    def executor_logs(self) -> list[Path]:
-        """What the Python workers of each executor have printed, one file an executor."""
-        return sorted(self.folder.glob("work_*/app-*/*/stderr"))
-
     def others(self) -> list[int]:
         """Living processes of the applications: the cluster's, without master and workers."""
         daemons = {daemon.pid for daemon in self.daemons}
