@@ -45,7 +45,7 @@ ASK_MORE = """Ask more  captionlake sql --output-path {lake} "SELECT caption FRO
 
 TRUTH = """
 Of {texts} captions {true_texts} state every fact of what was drawn and nothing else; of {facts} single facts
-{true_facts} are right. The caption model has two million weights and is not done learning; see
+{true_facts} are right. The caption model has two million weights; what it knows, and how well, is in
 {card}."""
 CARD = "demo/checkpoints/captionlake/demo-vl/README.md"
 

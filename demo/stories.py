@@ -6,7 +6,7 @@ A story is what happens in one window. It can be drawn (`demo.drawing`), told in
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -82,6 +82,25 @@ class Story:
         return facts
 
 
+def mirrored(story: Story) -> Story:
+    """What a story's pictures show when left and right change places."""
+    sides = {"moves left": "moves right", "moves right": "moves left"}
+    actors = tuple(
+        replace(actor, actions=tuple(sides.get(action, action) for action in actor.actions))
+        for actor in story.actors
+    )
+    return replace(story, actors=actors if story.is_sequence else actors[::-1])
+
+
+def backwards(story: Story) -> Story:
+    """What a story's pictures show when they are played from the last to the first."""
+    actors = tuple(
+        replace(actor, actions=tuple(ACTIONS[action] for action in reversed(actor.actions)))
+        for actor in story.actors
+    )
+    return replace(story, actors=actors[::-1] if story.is_sequence else actors)
+
+
 def draw_story(rng: np.random.Generator, kind: Kind | None = None) -> Story:
     """Makes up a story.
 
@@ -115,21 +134,13 @@ def _stand_out(colour: str, background: str) -> bool:
 def _is_clear(story: Story) -> bool:
     if len(story.actors) == 2:
         first, second = story.actors
-        return first.name != second.name and not _is_like_its_reverse(story)
+        return first.name != second.name and backwards(story) != story
     actions = story.actors[0].actions
     if len(actions) == 1:
         return True
     # A shape must be there to do something, and doing the same twice is one action.
     is_possible = actions[0] != "vanishes" and actions[1] != "appears" and actions[0] != actions[1]
-    return is_possible and not _is_like_its_reverse(story)
-
-
-def _is_like_its_reverse(story: Story) -> bool:
-    if not story.is_sequence:
-        return False
-    done = [(actor.name, action) for actor in story.actors for action in actor.actions]
-    undone = [(name, ACTIONS[action]) for name, action in reversed(done)]
-    return done == undone
+    return is_possible and backwards(story) != story
 
 
 def caption_of(story: Story) -> str:

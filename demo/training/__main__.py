@@ -2,8 +2,8 @@
 
     python -m demo.training demo/checkpoints
 
-takes about ten minutes on one large GPU with 16 cores, which make the clips. `--steps` and
-`--text-steps` make it shorter.
+takes about half an hour on one large GPU with 32 cores, which make the clips. `--steps` and
+`--text-steps` make it shorter, and `--start` goes on from what an earlier run has written.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from demo.make_checkpoints import (
     write_checkpoint,
 )
 from demo.stories import read_caption, read_description
-from demo.training.cards import text_card, vision_card
+from demo.training.cards import steps_told, text_card, vision_card
 from demo.training.learn import (
     Plan,
     Teacher,
@@ -45,6 +45,7 @@ from demo.training.scores import Score, score
 
 log = logging.getLogger("demo.training")
 
+CARD = "README.md"
 UNSEEN = 1_000_000
 """Seeds from here on are for tests."""
 
@@ -126,7 +127,7 @@ def train_vision(folder: Path, tokenizer: Tokenizer, plan: Plan, args: argparse.
     final = caption_score(teacher, network, seed=2, batches=args.test_batches, batch_size=plan.batch_size)
     log.info("captions, at the end: %s", final)
     write_checkpoint(folder, config, tokenizer, rounded(network), processors)
-    (folder / "README.md").write_text(vision_card(plan, final), encoding="utf-8")
+    (folder / CARD).write_text(vision_card(plan, final), encoding="utf-8")
 
 
 def train_text(folder: Path, tokenizer: Tokenizer, plan: Plan, args: argparse.Namespace) -> None:
@@ -145,7 +146,7 @@ def train_text(folder: Path, tokenizer: Tokenizer, plan: Plan, args: argparse.Na
     final = description_score(teacher, network, seed=2, number=plan.batch_size)
     log.info("descriptions, at the end: %s", final)
     write_checkpoint(folder, config, tokenizer, rounded(network))
-    (folder / "README.md").write_text(text_card(plan, final), encoding="utf-8")
+    (folder / CARD).write_text(text_card(plan, final), encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m demo.training", description="Train the demo's checkpoints and write them."
     )
     parser.add_argument("folder", type=Path, help="folder that repository ids are relative to")
-    parser.add_argument("--steps", type=int, default=10_000, help="updates of the vision-language model")
+    parser.add_argument("--steps", type=int, default=20_000, help="updates of the vision-language model")
     parser.add_argument("--text-steps", type=int, default=3_000, help="updates of the text model")
     parser.add_argument("--batch-size", type=int, default=64, help="clips of an update")
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
@@ -170,12 +171,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout)
     tokenizer = train_demo_tokenizer()
-    if args.text_steps:
-        plan = Plan(args.text_steps, 4 * args.batch_size, args.rate, seed=args.seed)
-        train_text(args.folder / TEXT_ID, tokenizer, plan, args)
-    if args.steps:
-        plan = Plan(args.steps, args.batch_size, args.rate, seed=args.seed)
-        train_vision(args.folder / VISION_ID, tokenizer, plan, args)
+    for model_id, steps, batch_size, train in (
+        (TEXT_ID, args.text_steps, 4 * args.batch_size, train_text),
+        (VISION_ID, args.steps, args.batch_size, train_vision),
+    ):
+        if steps:
+            before = steps_told((args.start / model_id / CARD).read_text("utf-8")) if args.start else 0
+            plan = Plan(steps, batch_size, args.rate, seed=args.seed, steps_before=before)
+            train(args.folder / model_id, tokenizer, plan, args)
     return 0
 
 

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from conf.prompts import prompt_file
-from demo.stories import Story, caption_of, description_of, draw_story
+from demo.stories import Story, backwards, caption_of, description_of, draw_story, mirrored
 from demo.training.network import Network, patchify, video_positions
 from demo.training.samples import Batch, batches
 from udfs.engine.rendering import TEMPORAL_PATCH, average_fps, caption_messages, chat_text, text_messages
@@ -39,6 +40,7 @@ class Plan:
         rate: highest learning rate; it rises for `warmup` steps and falls to a twentieth.
         warmup: steps until the highest rate.
         seed: of weights and samples.
+        steps_before: updates that the weights to start from have had.
     """
 
     steps: int
@@ -46,6 +48,7 @@ class Plan:
     rate: float
     warmup: int = 300
     seed: int = 0
+    steps_before: int = 0
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
@@ -118,6 +121,7 @@ class Teacher:
     ) -> None:
         self.tokenizer, self.config, self.device = tokenizer, config, device
         self._end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        self._asked = lru_cache(maxsize=50_000)(self._ask)
         if processor is not None:
             shape = (1, 1, 3, 1, 1)
             self._mean = torch.tensor(processor["image_mean"], device=device).view(shape)
@@ -125,20 +129,15 @@ class Teacher:
 
     def watch(self, batch: Batch, *, generator: torch.Generator | None = None) -> Lesson:
         """A lesson about videos; with a generator the pictures get noise and other brightness."""
-        return self.show(batch, self.question(batch), generator=generator)
-
-    def question(self, batch: Batch) -> Lesson:
-        """A lesson about videos that are not shown yet."""
         vision = self.config["vision_config"]
         merge = vision["spatial_merge_size"]
         _, num_frames, pixel_height, pixel_width, _ = batch.frames.shape
         height, width = pixel_height // vision["patch_size"], pixel_width // vision["patch_size"]
         grid = (num_frames // TEMPORAL_PATCH, height // merge, width // merge)
-        texts = [chat_text(self.tokenizer, caption_messages(prompt)) for prompt in batch.prompts]
-        parts = [text.split(VIDEO_MARK) for text in texts]
-        before = self._encode(parts[0][0])
         video = [self.config["video_token_id"]] * math.prod(grid)
-        asked = [before + video + self._encode(part[1]) for part in parts]
+        parts = [self._asked(prompt) for prompt in batch.prompts]
+        before = parts[0][0]
+        asked = [[*before, *video, *after] for _, after in parts]
         ids, targets = self._pad(asked, [caption_of(story) for story in batch.stories])
         seconds = [TEMPORAL_PATCH / average_fps(times) for times in batch.times_s]
         positions = video_positions(
@@ -148,25 +147,29 @@ class Teacher:
             seconds=torch.tensor(seconds, dtype=torch.float64, device=self.device),
             rate=vision["tokens_per_second"],
         )
-        lengths = tuple(len(prompt) for prompt in asked)
-        return Lesson(ids, targets, positions, lengths, grid=(height, width), video=len(before))
+        return Lesson(
+            ids,
+            targets,
+            positions,
+            prompt_lengths=tuple(len(prompt) for prompt in asked),
+            patches=self._patches(batch.frames, generator),
+            grid=(height, width),
+            video=len(before),
+        )
 
-    def show(self, batch: Batch, question: Lesson, *, generator: torch.Generator | None) -> Lesson:
-        """Shows the videos of a question."""
-        frames = torch.as_tensor(batch.frames).to(self.device)
-        pixels = frames.permute(0, 1, 4, 2, 3).float()
+    def _patches(self, frames: Any, generator: torch.Generator | None) -> Tensor:
+        pixels = torch.as_tensor(frames).to(self.device).permute(0, 1, 4, 2, 3).float()
         if generator is not None:
             gain = torch.rand(len(pixels), 1, 1, 1, 1, generator=generator, device=self.device)
             noise = torch.randn(pixels.shape, generator=generator, device=self.device)
             pixels = (pixels * (0.975 + 0.05 * gain) + 2.5 * noise).clamp(0, 255).round()
         vision = self.config["vision_config"]
-        patches = patchify(
+        return patchify(
             (pixels / 255 - self._mean) / self._std,
             patch=vision["patch_size"],
             merge=vision["spatial_merge_size"],
             depth=TEMPORAL_PATCH,
         )
-        return replace(question, patches=patches)
 
     def rewrite(self, stories: Sequence[Story], advice: Sequence[str]) -> Lesson:
         """A lesson about texts."""
@@ -178,11 +181,17 @@ class Teacher:
         positions = torch.arange(ids.shape[1], device=self.device).expand(3, *ids.shape)
         return Lesson(ids, targets, positions, tuple(len(prompt) for prompt in asked))
 
+    def _ask(self, prompt: str) -> tuple[list[int], list[int]]:
+        """The tokens before and behind a prompt's video."""
+        before, after = chat_text(self.tokenizer, caption_messages(prompt)).split(VIDEO_MARK)
+        return self._encode(before), self._encode(after)
+
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _pad(self, asked: list[list[int]], answers: list[str]) -> tuple[Tensor, Tensor]:
-        told = [[*self._encode(answer), self._end] for answer in answers]
+        encoded = self.tokenizer(answers, add_special_tokens=False)["input_ids"]
+        told = [[*answer, self._end] for answer in encoded]
         length = max(len(a) + len(b) for a, b in zip(asked, told, strict=True))
         ids = np.full((len(asked), length), self._end)
         targets = np.full((len(asked), length), IGNORED)
@@ -242,6 +251,26 @@ def embed(network: Network, ids: Tensor, lesson: Lesson, shown: Tensor | None) -
     return torch.cat((embedded[:, :first], shown.to(embedded.dtype), embedded[:, last:]), dim=1)
 
 
+def make_optimizers(network: Network, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which learn with it in half the steps; AdamW for the rest."""
+    names = {
+        name
+        for name, weight in network.named_parameters()
+        if weight.ndim == 2 and ("layers." in name or "blocks." in name)
+    }
+    matrices = [weight for name, weight in network.named_parameters() if name in names]
+    others = [weight for name, weight in network.named_parameters() if name not in names]
+    groups = [
+        {"params": [weight for weight in others if weight.ndim > 1], "weight_decay": 0.05},
+        {"params": [weight for weight in others if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    is_fused = others[0].device.type == "cuda"
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=is_fused),
+    ]
+
+
 def learn(
     network: Network,
     lessons: Iterator[Lesson],
@@ -251,25 +280,29 @@ def learn(
     report_every: int,
 ) -> None:
     """Trains a network in place."""
-    decayed = [weight for weight in network.parameters() if weight.ndim > 1]
-    others = [weight for weight in network.parameters() if weight.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     device = next(network.parameters()).device
-    optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=device.type == "cuda")
+    if device.type == "cuda":
+        network.compile_layers()
+    optimizers = make_optimizers(network, plan.rate)
     start = time.monotonic()
     losses: list[Tensor] = []
     for step in range(plan.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate_at(step)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = plan.rate_at(step)
         lesson = next(lessons)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             shown = None if lesson.patches is None else see(network, lesson)
-            logits = network(embed(network, lesson.ids, lesson, shown), lesson.positions)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), lesson.targets.flatten(), ignore_index=IGNORED)
-        optimizer.zero_grad(set_to_none=True)
+            hidden = network.hidden(embed(network, lesson.ids, lesson, shown), lesson.positions)
+            first = min(lesson.prompt_lengths) - 1
+            logits = network.lm_head(hidden[:, first:])
+        targets = lesson.targets[:, first:].flatten()
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=IGNORED)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.detach())
         if (step + 1) % report_every == 0 or step + 1 == plan.steps:
             mean = float(torch.stack(losses).mean())
@@ -278,22 +311,39 @@ def learn(
             report(step + 1)
 
 
+def turned(batch: Batch, rng: np.random.Generator) -> Batch:
+    """The batch with some of its videos mirrored, played backwards, or both, and their stories with them.
+
+    Second passes are left alone: their prompts hold captions.
+    """
+    if batch.is_second:
+        return batch
+    frames, stories = batch.frames.clone(), list(batch.stories)
+    is_mirrored, is_backwards = rng.random((2, len(stories))) < 0.5
+    frames[is_mirrored] = frames[is_mirrored].flip(3)
+    frames[is_backwards] = frames[is_backwards].flip(1)
+    for at in np.flatnonzero(is_mirrored):
+        stories[at] = mirrored(stories[at])
+    for at in np.flatnonzero(is_backwards):
+        stories[at] = backwards(stories[at])
+    return replace(batch, frames=frames, stories=tuple(stories))
+
+
 def video_lessons(
     teacher: Teacher, plan: Plan, *, num_workers: int, kept: int, reuse: int
 ) -> Iterator[Lesson]:
-    """Lessons about videos: each batch is used about `reuse` times, with other noise each time."""
+    """Lessons about videos: each batch is used about `reuse` times, turned and with other noise."""
     rng = np.random.default_rng(plan.seed)
     generator = torch.Generator(teacher.device).manual_seed(plan.seed)
-    pool: list[tuple[Batch, Lesson]] = []
+    pool: list[Batch] = []
     for made in loader(plan.seed, plan.batch_size, num_workers):
         batch = replace(made, frames=made.frames.to(teacher.device))
-        entry = (batch, teacher.question(batch))
         if len(pool) < kept:
-            pool.append(entry)
+            pool.append(batch)
         else:
-            pool[rng.integers(kept)] = entry
-        for chosen in (entry, *(pool[at] for at in rng.integers(len(pool), size=reuse - 1))):
-            yield teacher.show(*chosen, generator=generator)
+            pool[rng.integers(kept)] = batch
+        for chosen in (batch, *(pool[at] for at in rng.integers(len(pool), size=reuse - 1))):
+            yield teacher.watch(turned(chosen, rng), generator=generator)
 
 
 def text_lessons(teacher: Teacher, plan: Plan) -> Iterator[Lesson]:

@@ -247,7 +247,12 @@ class Network(nn.Module):
         self.apply(_initialize)
 
     def forward(self, embedded: Tensor, positions: Tensor) -> Tensor:
-        """Returns the logits after each token.
+        """Returns the logits after each token: (batch, tokens, vocabulary); arguments as `hidden`'s."""
+        logits: Tensor = self.lm_head(self.hidden(embedded, positions))
+        return logits
+
+    def hidden(self, embedded: Tensor, positions: Tensor) -> Tensor:
+        """Returns the last hidden states: (batch, tokens, width).
 
         Args:
             embedded: (batch, tokens, width).
@@ -257,8 +262,14 @@ class Network(nn.Module):
         x = embedded
         for layer in self.model.layers:
             x = layer(x, cos, sin)
-        logits: Tensor = self.lm_head(self.model.norm(x))
-        return logits
+        normed: Tensor = self.model.norm(x)
+        return normed
+
+    def compile_layers(self) -> None:
+        """Compiles the layers of both towers, for batches of any shape."""
+        for module in self.modules():
+            if isinstance(module, VisionBlock | DecoderLayer):
+                module.compile(dynamic=True)
 
     def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         head = self.config["hidden_size"] // self.config["num_attention_heads"]

@@ -135,12 +135,21 @@ def draw_second_prompt(rng: np.random.Generator, story: Story) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of one shape, with one question each; `frames` is an array or a tensor."""
+    """Windows of one shape, with one question each.
+
+    Attributes:
+        frames: uint8 (batch, n, height, width, 3), an array or a tensor.
+        times_s: float64 (batch, n), real times in seconds.
+        prompts: what is asked about each.
+        stories: what each shows.
+        is_second: whether the prompts are those of second passes, which hold a caption.
+    """
 
     frames: Any
     times_s: npt.NDArray[np.float64]
     prompts: tuple[str, ...]
     stories: tuple[Story, ...]
+    is_second: bool = False
 
 
 def make_batch(seed: tuple[int, ...], batch_size: int) -> Batch:
@@ -156,6 +165,7 @@ def make_batch(seed: tuple[int, ...], batch_size: int) -> Batch:
         np.stack([window.times_s for window in windows]),
         prompts,
         tuple(window.story for window in windows),
+        is_second,
     )
 
 

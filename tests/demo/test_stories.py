@@ -12,9 +12,11 @@ from demo.stories import (
     SHAPES,
     Actor,
     Story,
+    backwards,
     caption_of,
     description_of,
     draw_story,
+    mirrored,
     read_caption,
     read_description,
 )
@@ -85,3 +87,32 @@ def test_a_score_counts_single_facts_and_whole_captions() -> None:
     )
     assert (found.texts, found.true_texts) == (4, 1)
     assert (found.facts, found.true_facts, found.added_facts) == (4 * 6, 6 + 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "in_a_mirror", "from_end_to_start"),
+    [
+        (
+            "A red circle moves left, then grows, on a blue background.",
+            "A red circle moves right, then grows, on a blue background.",
+            "A red circle shrinks, then moves right, on a blue background.",
+        ),
+        (
+            "A red circle moves up while a white cross moves left, on a blue background.",
+            "A white cross moves right while a red circle moves up, on a blue background.",
+            "A red circle moves down while a white cross moves right, on a blue background.",
+        ),
+        (
+            "A red circle moves right, then a white cross appears, on a blue background.",
+            "A red circle moves left, then a white cross appears, on a blue background.",
+            "A white cross vanishes, then a red circle moves left, on a blue background.",
+        ),
+    ],
+)
+def test_stories_in_a_mirror_and_from_end_to_start(
+    told: str, in_a_mirror: str, from_end_to_start: str
+) -> None:
+    story = read_caption(told)
+    assert story is not None
+    assert caption_of(mirrored(story)) == in_a_mirror
+    assert caption_of(backwards(story)) == from_end_to_start

@@ -1,5 +1,6 @@
 """What the demo's models learn from, and that they compute what transformers computes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from demo.make_checkpoints import (
     vision_processor_configs,
     write_checkpoint,
 )
-from demo.stories import caption_of, draw_story
+from demo.stories import backwards, caption_of, draw_story, mirrored
 from demo.training.__main__ import load_tokenizer, main, rounded, with_rounded_weights
-from demo.training.learn import Lesson, Teacher, embed, see
+from demo.training.learn import Lesson, Teacher, embed, see, turned
 from demo.training.network import Network
 from demo.training.samples import TRAINING, Batch, make_batch, make_window
 from udfs.engine.rendering import caption_messages, chat_text
@@ -79,6 +80,29 @@ def test_the_same_seed_gives_the_same_samples() -> None:
     assert first.stories != other.stories
 
 
+def test_turned_videos_keep_stories_that_are_true_of_them() -> None:
+    made = make_batch((5, 1), 2)
+    batch = replace(made, frames=torch.from_numpy(made.frames))
+    seen = set()
+    for seed in range(8):
+        again = turned(batch, np.random.default_rng(seed))
+        for frames, story, own, was in zip(
+            again.frames, again.stories, batch.frames, batch.stories, strict=True
+        ):
+            turns = [
+                (own, was),
+                (own.flip(2), mirrored(was)),
+                (own.flip(0), backwards(was)),
+                (own.flip(0, 2), backwards(mirrored(was))),
+            ]
+            (turn,) = [at for at, (shown, _) in enumerate(turns) if torch.equal(shown, frames)]
+            assert story == turns[turn][1]
+            seen.add(turn)
+    assert seen == {0, 1, 2, 3}
+    second = replace(batch, is_second=True)
+    assert turned(second, np.random.default_rng(0)) is second
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Network]:
     """A checkpoint of the trained model's architecture with seeded weights, and its network."""
@@ -134,6 +158,12 @@ def test_the_script_trains_both_models_and_writes_their_cards(tmp_path: Path) ->
     for model in (VISION_ID, TEXT_ID):
         assert (tmp_path / model / "model.safetensors").is_file()
         assert "unseen" in (tmp_path / model / "README.md").read_text()
+    again = [str(tmp_path / "again"), "--steps", "1", "--text-steps", "0", "--device", "cpu", *small]
+    assert main([*again, "--start", str(tmp_path)]) == 0
+    assert (
+        "1 steps and then, from their result, 1 steps"
+        in (tmp_path / "again" / VISION_ID / "README.md").read_text()
+    )
 
 
 def test_the_committed_checkpoints_are_small() -> None:

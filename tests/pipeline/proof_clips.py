@@ -17,6 +17,7 @@ import numpy.typing as npt
 from demo.drawing import Range, Staging, stage
 from demo.make_clips import write_video
 from demo.stories import Story, draw_story
+from demo.training import samples
 from demo.training.samples import TRAINING
 
 PROOF = Staging(
@@ -44,7 +45,14 @@ FILMS: tuple[tuple[str, dict[str, Any]], ...] = (
             "options": {"deadline": "realtime", "cpu-used": "16", "b": "600k", "threads": "1"},
         },
     ),
-    ("mov", {"codec": "libx264", "pix_fmt": "yuv444p", "options": {"preset": "ultrafast", "crf": "20"}}),
+    (
+        "mkv",
+        {
+            "codec": "libvpx-vp9",
+            "pix_fmt": "yuv444p",
+            "options": {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b": "0", "threads": "1"},
+        },
+    ),
 )
 
 WINDOW_SIZE = 32
@@ -170,9 +178,15 @@ def write_clips(clips: list[ProofClip], folders: dict[Change, Path]) -> None:
 def is_unseen() -> bool:
     """Whether no parameter of the proof can occur in training."""
     ours = [(PROOF, TRAINING, name) for name in ("travel", "pace", "radius", "place", "growth")]
-    return all(
+    staged_anew = all(
         high < low_seen or high_seen < low
         for mine, seen, name in ours
         for low, high in getattr(mine, name).intervals
         for low_seen, high_seen in getattr(seen, name).intervals
     )
+    filmed_anew = (
+        set(SIZES).isdisjoint(samples.SIZES)
+        and set(FRAME_RATES).isdisjoint(samples.FRAME_RATES)
+        and {how["codec"] for _, how in FILMS}.isdisjoint(samples.CODECS)
+    )
+    return staged_anew and filmed_anew
