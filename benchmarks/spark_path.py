@@ -1,8 +1,8 @@
 """Throughput in Spark: windows and previews of many clips, beside bare processes on as many cores.
 
 `python -m benchmarks.spark_path` from the root of a checkout makes one clip and copies it. Two bare processes
-work on the copies first, then the jobs `windows` and `preview` on `local[2]`; the start of the session and
-the ingest are not counted. The figures go into `benchmarks/results/cpu_path.json`, under `spark`.
+work on the copies first, then `captionlake run --generate-previews` on `local[2]`; the start of the session
+and the ingest are not counted. The figures go into `benchmarks/results/cpu_path.json`, under `spark`.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from typing import Any
 
 from benchmarks.cpu_path import machine, save
 from benchmarks.measuring import measure
-from benchmarks.moving_clips import Case, make_case
+from benchmarks.moving_clips import MAIN, make_case
 from conf.loading import load_settings
-from jobs import ingest, preview, windows
+from jobs import ingest, run
 from jobs.session import get_session
 
 CORES = 2
-CLIP = Case("spark_clip", 150, size=(640, 360))
+CLIP = MAIN[0]
 POLL_S = 2.0
 
 
@@ -80,18 +80,17 @@ def bare(paths: list[Path]) -> float:
 
 
 def in_spark(folder: Path, lake: Path) -> tuple[float, list[float]]:
-    """Clips per second of the jobs, and the memory of the Python workers on the way."""
+    """Clips per second of the job, and the memory of the Python workers on the way."""
     flags: dict[str, Any] = {"--output-path": str(lake), "--master": f"local[{CORES}]"}
     settings = load_settings(flags={**flags, "--input-path": (str(folder),)})
     spark = get_session(settings.spark)
     ingest.run(spark, settings)
     with Memory() as memory:
         start = time.monotonic()
-        cut = windows.run(spark, load_settings(flags=flags))
-        shown = preview.run(spark, load_settings(flags=flags))
+        report = run.run(spark, load_settings(flags={**flags, "--generate-previews": True}))
         seconds = time.monotonic() - start
-    count = shown.counts["previews.success"]
-    assert count == cut.counts["windows.success"]
+    count = report.counts["previews.success"]
+    assert count == report.counts["windows.success"]
     spark.stop()
     return count / seconds, memory.samples
 

@@ -26,13 +26,19 @@ def check_clips(lake: Lake) -> None:
     Raises:
         SchemaError: an id is null or stands twice, or a clip has neither bytes nor a URI.
     """
-    clips = lake.read(CLIPS)
-    nameless = clips.where("clip_id IS NULL OR clip_no IS NULL").count()
-    if nameless:
+    clips, keys = lake.read(CLIPS), ("clip_id", "clip_no")
+    # One pass where all is well; names are looked up only for the message.
+    found = clips.agg(
+        F.count("*").alias("rows"),
+        *[F.count(key).alias(f"{key}_given") for key in keys],
+        *[F.count_distinct(key).alias(f"{key}_distinct") for key in keys],
+    ).collect()[0]
+    if any(found[f"{key}_given"] < found["rows"] for key in keys):
+        nameless = clips.where("clip_id IS NULL OR clip_no IS NULL").count()
         raise SchemaError(f"table clips: clip_id or clip_no is null in {nameless} rows; give every clip both")
-    for key in ("clip_id", "clip_no"):
-        twice = clips.groupBy(key).count().where(F.col("count") > 1).select(key).limit(3).collect()
-        if twice:
+    for key in keys:
+        if found[f"{key}_distinct"] < found["rows"]:
+            twice = clips.groupBy(key).count().where(F.col("count") > 1).select(key).limit(3).collect()
             names = ", ".join(str(row[0]) for row in twice)
             raise SchemaError(
                 f"table clips: {key} {names} stands in several rows; every {key} may stand once"

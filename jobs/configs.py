@@ -1,7 +1,10 @@
 """Writing down what config ids stand for."""
 
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 
 from conf.identity import ConfigIdentity
 from jobs.commits import is_conflict
@@ -11,8 +14,15 @@ from schemas.configs import CONFIGS
 log = logging.getLogger(__name__)
 
 
-def record_config(lake: Lake, config: ConfigIdentity) -> None:
-    """Adds a config to `configs` unless it is there; of two writers at once one does."""
+def record_configs(lake: Lake, configs: Sequence[ConfigIdentity]) -> None:
+    """Adds configs to `configs` unless they are there; of two writers at once one does."""
+    if configs:
+        # Each takes a commit of its own, and a commit takes a second.
+        with ThreadPoolExecutor(len(configs)) as pool:
+            list(pool.map(partial(_record, lake), configs))
+
+
+def _record(lake: Lake, config: ConfigIdentity) -> None:
     row = (config.config_id, config.kind, config.canonical, datetime.now(UTC))
     known = lake.read(CONFIGS).where(f"config_id = '{config.config_id}'")
     if not known.isEmpty():

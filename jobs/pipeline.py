@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from conf.errors import SettingsError
 from conf.settings import Settings
 from jobs.checks import check_clips
-from jobs.configs import record_config
+from jobs.configs import record_configs
 from jobs.lake import Lake, first_line
 from jobs.precision import with_effective_precision
 from jobs.report import Report
@@ -75,11 +75,11 @@ def run_stages(
             if prepare:
                 _timed(report, "prepare", partial(prepare, context))
             check_clips(lake)
-            for kind in kinds:
-                stage = kind.make(context)
-                for fill in stage.all_fills:
-                    record_config(lake, fill.config)
-                    report.config_ids[fill.table.name] = fill.config.config_id
+            stages = [kind.make(context) for kind in kinds]
+            fills = [fill for stage in stages for fill in stage.all_fills]
+            report.config_ids = {fill.table.name: fill.config.config_id for fill in fills}
+            record_configs(lake, [fill.config for fill in fills])
+            for kind, stage in zip(kinds, stages, strict=True):
                 _timed(report, kind.table, partial(run_stage, context, stage))
     except BaseException as error:
         report.error = f"{type(error).__name__}: {first_line(error)}"

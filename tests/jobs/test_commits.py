@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, Row
 from conf.identity import ConfigIdentity
 from jobs.chunks import Chunk
 from jobs.commits import commit_rows
-from jobs.configs import record_config
+from jobs.configs import record_configs
 from jobs.lake import Lake
 from schemas.configs import CONFIGS
 from schemas.previews import PREVIEWS
@@ -176,9 +176,9 @@ def test_many_writers_of_many_configs_at_once_lose_and_double_nothing(lake: Lake
 
 def test_what_a_config_id_stands_for_is_written_once_by_jobs_that_start_together(lake: Lake) -> None:
     config = ConfigIdentity("previews", '{"format":1,"kind":"previews","settings":{"quality":51}}')
-    run: Callable[[int], None] = lambda _: record_config(lake, config)  # noqa: E731
+    run: Callable[[int], None] = lambda _: record_configs(lake, [config])  # noqa: E731
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(run, range(3)))
-    record_config(lake, config)
+    record_configs(lake, [config])
     (row,) = lake.read(CONFIGS).collect()
     assert (row.config_id, row.kind, row.config_json) == (config.config_id, "previews", config.canonical)
