@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pyspark.sql import SparkSession
 
 from conf.engine import EngineSettings
 from conf.loading import load_settings
 from conf.settings import Settings
+from demo.make_checkpoints import preprocessor_config
 from jobs.caption import caption_udf
 from jobs.enhance import enhance_udf
 from jobs.models import caption_engine, text_engine
@@ -30,6 +32,7 @@ from udfs.engine import vllm_compat
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import Slot
 from udfs.engine.vllm_compat import Device
+from udfs.engine.worker import normalized
 
 H100, L4, A100 = Device("H100", (9, 0)), Device("L4", (8, 9)), Device("A100", (8, 0))
 pytestmark = pytest.mark.models
@@ -132,10 +135,13 @@ def test_preprocess_dtype_is_the_type_that_pixels_are_rounded_to(
 ) -> None:
     clip = film(tmp_path)
     names = ("float32", "float16", "bfloat16")
-    exact, half, brain = (
+    plain, half, brain = (
         pixels_of(make_settings_with(captioning_preprocess_dtype=name), clip, engine_slot)[1]
         for name in names
     )
+    processor = preprocessor_config("video")
+    tensor = torch.from_numpy(plain)
+    exact = normalized(tensor, processor["image_mean"], processor["image_std"]).numpy()
     lost = {"float16": 0x1FFF, "bfloat16": 0xFFFF}
     for name, rounded in (("float16", half), ("bfloat16", brain)):
         assert not (rounded.astype(np.float32).view(np.uint32) & lost[name]).any()

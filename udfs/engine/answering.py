@@ -138,6 +138,7 @@ async def _see_once(task: Task, engine: Engine, prompt: str, *, stage: int, cach
             model_type=renderer.model_type,
             mean=renderer.image_mean,
             std=renderer.image_std,
+            as_bytes=renderer.hands_over_bytes(task.render),
             cache_key=cache_key,
         )
     )

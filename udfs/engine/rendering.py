@@ -156,11 +156,25 @@ def size_limits(model_type: str, num_frames: int, render: RenderSettings) -> dic
     return {"shortest_edge": render.min_patches * area, "longest_edge": int(greatest * area)}
 
 
-def processor_switches(model_type: str, num_frames: int, render: RenderSettings) -> dict[str, Any]:
-    """Returns which steps the model's processor still has to do."""
+def allows_bytes(render: RenderSettings) -> bool:
+    """Whether frames may travel to the model as `uint8`: they have its size, and it may normalize them."""
+    return not render.model_does_preprocess and render.preprocess_dtype == "float32"
+
+
+def processor_switches(
+    model_type: str, num_frames: int, render: RenderSettings, *, as_bytes: bool
+) -> dict[str, Any]:
+    """Returns which steps the model's processor still has to do.
+
+    Args:
+        model_type: of the checkpoint.
+        num_frames: of the video.
+        render: how frames are prepared.
+        as_bytes: whether the model itself rescales and normalizes `uint8` pixels.
+    """
     if render.model_does_preprocess:
         return {"do_resize": True, "size": size_limits(model_type, num_frames, render)}
-    if render.preprocess_dtype == "float32":
+    if render.preprocess_dtype == "float32" and not as_bytes:
         return {"do_resize": False}
     return {"do_resize": False, "do_rescale": False, "do_normalize": False}
 
@@ -199,6 +213,7 @@ def video_prompt(
     model_type: str,
     mean: Sequence[float],
     std: Sequence[float],
+    as_bytes: bool,
     cache_key: str,
 ) -> dict[str, Any]:
     """Returns the prompt that vLLM's renderer takes for one pass over a video.
@@ -210,12 +225,13 @@ def video_prompt(
         model_type: of the checkpoint.
         mean: of the processor's channels.
         std: of the processor's channels.
+        as_bytes: whether the model itself rescales and normalizes `uint8` pixels.
         cache_key: equal for passes over the same video, so that the second one finds the first one's
             work in vLLM's caches. vLLM trusts it, so no two videos may share it.
     """
     metadata, kwargs = video_inputs(model_type, request.times_s)
     video = pixels(request.frames, render, mean=mean, std=std)
-    kwargs |= processor_switches(model_type, len(request.frames), render)
+    kwargs |= processor_switches(model_type, len(request.frames), render, as_bytes=as_bytes)
     return {
         "prompt": text,
         "multi_modal_data": {"video": [(video, metadata)]},

@@ -158,6 +158,7 @@ class Supervisor:
             engine = await asyncio.wait_for(asyncio.shield(started), self.settings.start_timeout_s)
             await engine.call_worker("end_with", asdict(self.holder))
             await engine.call_worker("count_videos", str(self._counter()))
+            await engine.hand_bytes_over()
         except TimeoutError:
             started.add_done_callback(lambda future: future.cancelled() or future.exception())
             await self._kill_rest()
@@ -237,6 +238,7 @@ class Supervisor:
             described["device"] = self.device.name
             described["precision"] = self.engine.resolved()["quantization"] or self.engine.resolved()["dtype"]
             described["resolved"] = self.engine.resolved()
+            described["takes_bytes"] = self.engine.renderer.takes_bytes
         return described
 
 

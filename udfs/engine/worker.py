@@ -3,6 +3,7 @@
 import os
 import select
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,58 @@ class WorkerExtension:
 
         tower.register_forward_pre_hook(add, with_kwargs=True)
         return True
+
+    def take_bytes(self, mean: list[float], std: list[float]) -> bool:
+        """Makes the model take `uint8` pixels and rescale and normalize them itself, where its weights are.
+
+        Args:
+            mean: of each channel, of values between 0 and 1.
+            std: standard deviation of each channel.
+
+        Returns:
+            Whether the model is one that can be made to.
+        """
+        model = self.model_runner.get_model()
+        parse = getattr(model, "_parse_and_validate_video_input", None)
+        if parse is None:
+            return False
+
+        def parse_bytes(**inputs: Any) -> Any:
+            pixels = inputs.get("pixel_values_videos")
+            if pixels is not None:
+                inputs["pixel_values_videos"] = _each(lambda one: normalized(one, mean, std), pixels)
+            return parse(**inputs)
+
+        model._parse_and_validate_video_input = parse_bytes
+        return True
+
+
+def normalized(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """Rescales and normalizes as the models' processors do, bit by bit.
+
+    Args:
+        pixels: tensor (patches, channels * values) of `uint8`; others are returned as they are.
+        mean: of each channel, of values between 0 and 1.
+        std: standard deviation of each channel.
+
+    Returns:
+        `float32` of the same shape on the same device.
+    """
+    import torch
+
+    if pixels.dtype != torch.uint8:
+        return pixels
+    # The processors scale mean and deviation instead of the pixels, in this type.
+    centre, spread = (
+        torch.tensor(values, device=pixels.device).mul(255.0).view(1, -1, 1) for values in (mean, std)
+    )
+    channels = pixels.view(len(pixels), len(mean), -1).float()
+    return channels.sub_(centre).div_(spread).view(pixels.shape)
+
+
+def _each(change: Callable[[Any], Any], tensors: Any) -> Any:
+    """Changes a tensor, or each one of a list."""
+    return [change(one) for one in tensors] if isinstance(tensors, list | tuple) else change(tensors)
 
 
 def _end_group_after(pidfd: int, holder: Holder) -> None:

@@ -20,6 +20,7 @@ from udfs.captioning import CaptionPlan, ClipWork, WindowWork, caption_clips
 from udfs.cutting import ClipRef, WindowRule, cut_clip
 from udfs.engine.client import EngineClient
 from udfs.engine.requests import CaptionRequest, Generation, Reply
+from udfs.engine.worker import normalized
 from udfs.video import Limits
 
 CLIPS = (
@@ -119,7 +120,9 @@ def assert_passes_equal(passes: list[Pass], reference: VisionReference, model: P
         inputs = reference.inputs(one.request, one.request.prompt)
         positions = reference.positions(inputs, one.request.times_s)
         if one.pixels is not None:
-            assert torch.equal(torch.from_numpy(one.pixels), inputs["pixel_values_videos"])
+            vision = reference.processor.video_processor
+            pixels = normalized(torch.from_numpy(one.pixels), vision.image_mean, vision.image_std)
+            assert torch.equal(pixels, inputs["pixel_values_videos"])
         assert one.record["token_ids"] == window.token_ids == inputs["input_ids"][0].tolist()
         assert np.array_equal(window.positions, positions)
         answers.append((reference.answer(inputs, positions, GREEDY.max_output_tokens), told(one.record)))

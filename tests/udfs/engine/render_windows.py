@@ -100,6 +100,7 @@ async def render(
         model_type=renderer.model_type,
         mean=renderer.image_mean,
         std=renderer.image_std,
+        as_bytes=False,
         cache_key=cache_key,
     )
     rendered = await renderer.render(prompt)

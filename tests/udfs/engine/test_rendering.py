@@ -69,18 +69,37 @@ def test_qwen3_takes_the_limits_of_all_frames_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("render", "switches"),
+    ("render", "as_bytes", "switches"),
     [
-        ({}, {"do_resize": False}),
-        ({"preprocess_dtype": "bfloat16"}, {"do_resize": False, "do_rescale": False, "do_normalize": False}),
+        ({}, False, {"do_resize": False}),
+        ({}, True, {"do_resize": False, "do_rescale": False, "do_normalize": False}),
+        (
+            {"preprocess_dtype": "bfloat16"},
+            False,
+            {"do_resize": False, "do_rescale": False, "do_normalize": False},
+        ),
         (
             {"model_does_preprocess": True, "preprocess_dtype": "bfloat16"},
+            False,
             {"do_resize": True, "size": {"shortest_edge": 100352, "longest_edge": 602112}},
         ),
     ],
 )
-def test_each_step_is_done_once(render: dict[str, object], switches: dict[str, object]) -> None:
-    assert rendering.processor_switches("qwen2_5_vl", 8, RenderSettings(**render)) == switches
+def test_each_step_is_done_once(
+    render: dict[str, object], as_bytes: bool, switches: dict[str, object]
+) -> None:
+    settings = RenderSettings(**render)
+    assert rendering.processor_switches("qwen2_5_vl", 8, settings, as_bytes=as_bytes) == switches
+
+
+@pytest.mark.parametrize(
+    ("render", "allowed"),
+    [({}, True), ({"preprocess_dtype": "bfloat16"}, False), ({"model_does_preprocess": True}, False)],
+)
+def test_frames_may_travel_as_bytes_unless_somebody_else_is_to_prepare_them(
+    render: dict[str, object], allowed: bool
+) -> None:
+    assert rendering.allows_bytes(RenderSettings(**render)) is allowed
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

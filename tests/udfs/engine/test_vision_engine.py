@@ -18,6 +18,7 @@ from tests.udfs.engine.requests_maker import HEIGHT, WIDTH, caption_request, col
 from udfs.engine.client import EngineClient
 from udfs.engine.requests import Generation, Reply
 from udfs.engine.slot import Slot
+from udfs.engine.worker import normalized
 
 TIMEOUT_S = 120
 
@@ -86,8 +87,11 @@ def test_frames_prompt_and_times_reach_the_model_unchanged(
     content, arrays = record_of(tmp_path, "exact")
     assert (arrays["frames"] == frames).all()
     assert arrays["times_s"].tolist() == request.times_s.tolist()
-    expected = processor.video_processor(videos=[frames], do_resize=False, return_tensors="pt")
-    assert torch.equal(torch.from_numpy(arrays["pixel_values_videos"]), expected["pixel_values_videos"])
+    vision = processor.video_processor
+    expected = vision(videos=[frames], do_resize=False, return_tensors="pt")["pixel_values_videos"]
+    pixels = torch.from_numpy(arrays["pixel_values_videos"])
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(normalized(pixels, vision.image_mean, vision.image_std), expected)
     assert arrays["video_grid_thw"].tolist() == [3, HEIGHT // 14, WIDTH // 14]
     assert content["processed"]["second_per_grid_ts"] == pytest.approx(0.8, abs=1e-6)
     placeholder = "<|vision_start|><|video_pad|><|vision_end|>"
@@ -203,16 +207,38 @@ def test_a_failed_second_pass_keeps_the_first_caption_and_says_so(vision_engine:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_preprocess_dtype_changes_the_pixels_by_its_rounding_alone(
-    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot, tmp_path: Path, dtype: str
+    vision_engine: EngineClient,
+    demo_models: DemoModels,
+    engine_slot: Slot,
+    tmp_path: Path,
+    processor: Any,
+    dtype: str,
 ) -> None:
+    import torch
+
     request = caption_request("typed", 6)
     for name in ("float32", dtype):
         settings = vision_settings(demo_models, preprocess_dtype=name, record_dir=str(tmp_path / name))
         with EngineClient(settings, engine_slot) as client:
             assert client.submit(request).result(TIMEOUT_S).error is None
-    exact = record_of(tmp_path / "float32", "typed")[1]["pixel_values_videos"]
+    vision = processor.video_processor
+    pixels = torch.from_numpy(record_of(tmp_path / "float32", "typed")[1]["pixel_values_videos"])
+    exact = normalized(pixels, vision.image_mean, vision.image_std).numpy()
     rounded = record_of(tmp_path / dtype, "typed")[1]["pixel_values_videos"]
     assert 0 < np.abs(exact - rounded).max() < (0.005 if dtype == "float16" else 0.05)
+
+
+def test_clients_whose_pixels_cannot_be_normalized_beside_the_model_are_told_once(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
+) -> None:
+    assert vision_engine.status()["takes_bytes"] is True
+    settings = vision_settings(demo_models, model_does_preprocess=True, preprocess_dtype="float16")
+    for name in ("first", "second"):
+        with EngineClient(settings, engine_slot) as client:
+            assert client.submit(caption_request(name, 6)).result(TIMEOUT_S).error is None
+    log = Path(vision_engine.status()["log"]).read_text(encoding="utf-8", errors="replace")
+    told = "model_does_preprocess=True preprocess_dtype=float16: pixels are normalized on the CPU"
+    assert log.count(told) == 1
 
 
 def test_full_size_frames_are_resized_by_the_processor(
@@ -247,6 +273,7 @@ import sys, os
 from conf.engine import EngineSettings
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import Slot
+from udfs.engine.worker import normalized
 from udfs.engine.requests import Generation
 from tests.udfs.engine.requests_maker import caption_request
 settings = EngineSettings.model_validate_json(sys.argv[1])
@@ -295,6 +322,7 @@ import os, sys
 from conf.engine import EngineSettings
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import Slot
+from udfs.engine.worker import normalized
 from tests.udfs.engine.requests_maker import caption_request
 settings = EngineSettings.model_validate_json(sys.argv[1])
 client = EngineClient(settings, Slot(int(sys.argv[2]), int(sys.argv[3])))
