@@ -273,7 +273,6 @@ import sys, os
 from conf.engine import EngineSettings
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import Slot
-from udfs.engine.worker import normalized
 from udfs.engine.requests import Generation
 from tests.udfs.engine.requests_maker import caption_request
 settings = EngineSettings.model_validate_json(sys.argv[1])
@@ -291,6 +290,7 @@ os._exit(1)
 def test_requests_of_a_client_that_dies_are_aborted(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
 ) -> None:
+    before = open_frames(vision_engine.status()["pid"])
     arguments = [vision_settings(demo_models).model_dump_json(), str(engine_slot.owner_pid)]
     command = [sys.executable, "-c", DYING_CLIENT, *arguments, str(engine_slot.owner_start)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -303,18 +303,19 @@ def test_requests_of_a_client_that_dies_are_aborted(
     assert vision_engine.submit(caption_request("after", 1)).result(TIMEOUT_S).error is None
     # The host answers first and closes then.
     deadline = time.monotonic() + TIMEOUT_S
-    while (left := open_frames(status["pid"])) and time.monotonic() < deadline:
+    while (left := open_frames(status["pid"]) - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
 
 
-def open_frames(pid: int) -> list[str]:
-    """Frames that a process still holds."""
-    held = []
+def open_frames(pid: int) -> set[int]:
+    """Inodes of the frames that a process still holds."""
+    held = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            held.append(str(fd.readlink()))
-    return [name for name in held if "captionlake-frames" in name]
+            if "captionlake-frames" in str(fd.readlink()):
+                held.add(fd.stat().st_ino)
+    return held
 
 
 FORKING_CLIENT = """
@@ -322,7 +323,6 @@ import os, sys
 from conf.engine import EngineSettings
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import Slot
-from udfs.engine.worker import normalized
 from tests.udfs.engine.requests_maker import caption_request
 settings = EngineSettings.model_validate_json(sys.argv[1])
 client = EngineClient(settings, Slot(int(sys.argv[2]), int(sys.argv[3])))
