@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 
 def record_configs(lake: Lake, configs: Sequence[ConfigIdentity]) -> None:
     """Adds configs to `configs` unless they are there; of two writers at once one does."""
-    if configs:
+    unique = {config.config_id: config for config in configs}
+    if unique:
         # Each takes a commit of its own, and a commit takes a second.
-        with ThreadPoolExecutor(len(configs)) as pool:
-            list(pool.map(partial(_record, lake), configs))
+        with ThreadPoolExecutor(len(unique)) as pool:
+            list(pool.map(partial(_record, lake), unique.values()))
 
 
 def _record(lake: Lake, config: ConfigIdentity) -> None:

@@ -302,7 +302,20 @@ class Renderer:
         """Returns `prompt` as the engine takes it: token ids, pixels, grids."""
         (rendered,) = await self._renderer.render_cmpl_async([prompt])
         _restore_seconds(prompt, rendered)
+        _keep_apart(rendered)
         return rendered
+
+
+def _keep_apart(rendered: Any) -> None:
+    """Marks videos whose pixels are `uint8`, so that vLLM puts them into no batch with others.
+
+    It joins the pixels of videos that have the same fields, whatever their types.
+    """
+    items = (rendered.get("mm_kwargs") or {}).get("video") or [None]
+    if items[0] is None or "pixel_values_videos" not in items[0]:
+        return
+    if str(items[0]["pixel_values_videos"].data.dtype) == "torch.uint8":
+        items[0]["pixels_are_bytes"] = items[0]["video_grid_thw"]
 
 
 def _restore_seconds(prompt: dict[str, Any], rendered: Any) -> None:
@@ -369,17 +382,22 @@ class Engine:
     async def hand_bytes_over(self) -> None:
         """Has the model rescale and normalize pixels, so that they travel to it as `uint8`.
 
-        That takes a sixth of the processor's time and a quarter of the bytes. Where it cannot be, the
+        That takes a fifth of the processor's time and half the bytes of bfloat16. Where it cannot be, the
         processor does it as ever, and the log says so.
         """
         if self._kind != "caption":
             return
         renderer = self.renderer
-        reason = renderer.why_not_bytes()
-        if reason is None and not await self.call_worker(
-            "take_bytes", renderer.image_mean, renderer.image_std
-        ):
-            reason = "vLLM's class for it has no place for that"
+        try:
+            reason = renderer.why_not_bytes()
+            if reason is None and not await self.call_worker(
+                "take_bytes", renderer.image_mean, renderer.image_std
+            ):
+                reason = "vLLM's model class has no _parse_and_validate_video_input"
+        except Exception as error:
+            if is_engine_death(error):
+                raise
+            reason = innermost_message(error)
         renderer.takes_bytes = reason is None
         if reason is not None:
             logger.warning("pixels of %s are normalized on the CPU: %s", renderer.model_type, reason)

@@ -228,6 +228,22 @@ def test_preprocess_dtype_changes_the_pixels_by_its_rounding_alone(
     assert 0 < np.abs(exact - rounded).max() < (0.005 if dtype == "float16" else 0.05)
 
 
+def test_bytes_and_floats_that_come_at_once_do_not_mix(
+    vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
+) -> None:
+    before = vision_engine.status()["loads"]
+    requests = [caption_request(f"mixed{k}", k) for k in range(12)]
+    settings = vision_settings(demo_models, preprocess_dtype="float16")
+    with EngineClient(settings, engine_slot) as other:
+        alone = [other.submit(request).result(TIMEOUT_S).text for request in requests]
+        own = [vision_engine.submit(request).result(TIMEOUT_S).text for request in requests]
+        futures = [(vision_engine.submit(request, 12), other.submit(request, 12)) for request in requests]
+        for (bytes_reply, floats_reply), as_bytes, as_floats in zip(futures, own, alone, strict=True):
+            assert bytes_reply.result(TIMEOUT_S).text == as_bytes
+            assert floats_reply.result(TIMEOUT_S).text == as_floats
+    assert vision_engine.status()["loads"] == before
+
+
 def test_clients_whose_pixels_cannot_be_normalized_beside_the_model_are_told_once(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
 ) -> None:
