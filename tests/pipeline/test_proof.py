@@ -32,7 +32,7 @@ from udfs.engine.client import EngineClient
 
 ROWS = """
 SELECT regexp_extract(source_video, '[^/]+$', 0) AS clip, window_index, stage1_caption, caption_text,
-  caption_status, enhanced_text, preview_status
+  caption_status, caption_error, enhanced_status, enhanced_text, preview_status
 FROM window_captions JOIN clips USING (clip_id)
 """
 
@@ -106,6 +106,9 @@ def test_the_clips_are_unlike_those_of_the_training() -> None:
 def test_every_window_is_captioned_enhanced_and_shown(proof: Proof) -> None:
     assert sorted((row.clip, row.window_index) for row in proof.rows) == sorted(proof.truth)
     assert {row.caption_status for row in proof.rows} == {"success"}
+    # A second pass that fails leaves its reason here.
+    assert {row.caption_error for row in proof.rows} == {None}
+    assert {row.enhanced_status for row in proof.rows} == {"success"}
     assert {row.preview_status for row in proof.rows} == {"success"}
 
 
