@@ -5,7 +5,6 @@ its log. It listens before it loads, so that clients can wait, decode, and see h
 """
 
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -48,7 +47,6 @@ class Host:
         self.retiring = False
         self._ready_since: float | None = None
         self._last_busy = time.monotonic()
-        self._is_tidy = True
         self._stop = asyncio.Event()
 
     async def serve(self, listener: socket.socket) -> None:
@@ -111,12 +109,7 @@ class Host:
             await asyncio.sleep(TICK_S / 5 if self.is_wanted_by_others else TICK_S)
             now = time.monotonic()
             if self._in_flight():
-                self._last_busy, self._is_tidy = now, False
-            elif not self._is_tidy and now - self._last_busy >= IDLE_BEFORE_RETIRING_S:
-                # Frames of requests that failed can hang in cycles of tracebacks, and nothing else would
-                # make an idle host look for them.
-                gc.collect()
-                self._is_tidy = True
+                self._last_busy = now
             if self.supervisor.state == "loading" and now - told >= PROGRESS_EVERY_S:
                 told = now
                 self._tell_progress(now - self.supervisor.loading_since)

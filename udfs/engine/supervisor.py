@@ -126,6 +126,10 @@ class Supervisor:
                 raise EngineGoneError from error
             self._answered_since_load = True
             raise
+        finally:
+            # The error's traceback holds this call, and the task the error: left alone, the circle keeps the
+            # request with its frames.
+            del task, ends
         self._answered_since_load = True
         return result
 

@@ -306,7 +306,6 @@ os._exit(1)
 def test_requests_of_a_client_that_dies_are_aborted(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
 ) -> None:
-    before = open_frames(vision_engine.status()["pid"])
     arguments = [vision_settings(demo_models).model_dump_json(), str(engine_slot.owner_pid)]
     command = [sys.executable, "-c", DYING_CLIENT, *arguments, str(engine_slot.owner_start)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -319,19 +318,30 @@ def test_requests_of_a_client_that_dies_are_aborted(
     assert vision_engine.submit(caption_request("after", 1)).result(TIMEOUT_S).error is None
     # The host answers first and closes then.
     deadline = time.monotonic() + TIMEOUT_S
-    while (left := open_frames(status["pid"]) - before) and time.monotonic() < deadline:
+    while (left := open_frames(status["pid"])) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not left
 
 
-def open_frames(pid: int) -> set[int]:
-    """Inodes of the frames that a process still holds."""
-    held = set()
+def test_requests_that_the_engine_refuses_leave_no_frames_behind(vision_engine: EngineClient) -> None:
+    too_long = "word " * 40_000
+    for k in range(3):
+        reply = vision_engine.submit(caption_request(f"refused{k}", k, prompt=too_long)).result(TIMEOUT_S)
+        assert str(MAX_MODEL_LEN) in (reply.error or "")
+    pid = vision_engine.status()["pid"]
+    deadline = time.monotonic() + 5
+    while (left := open_frames(pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def open_frames(pid: int) -> list[str]:
+    """Frames that a process still holds."""
+    held = []
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):
-            if "captionlake-frames" in str(fd.readlink()):
-                held.add(fd.stat().st_ino)
-    return held
+            held.append(str(fd.readlink()))
+    return [name for name in held if "captionlake-frames" in name]
 
 
 FORKING_CLIENT = """
