@@ -134,7 +134,7 @@ def _stand_out(colour: str, background: str) -> bool:
 def _is_clear(story: Story) -> bool:
     if len(story.actors) == 2:
         first, second = story.actors
-        return first.name != second.name and backwards(story) != story
+        return first.name != second.name
     actions = story.actors[0].actions
     if len(actions) == 1:
         return True

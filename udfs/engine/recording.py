@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from udfs.engine.requests import CaptionRequest, Request
+from udfs.engine.vllm_renderer import video_item
 
 SMALL = 64
 
@@ -74,8 +75,8 @@ def _told(answer: Any) -> dict[str, Any]:
 
 def _processed(rendered: Any) -> dict[str, Any]:
     """Returns what the processor made of the video; nothing when vLLM has it in its cache already."""
-    items = (rendered.get("mm_kwargs") or {}).get("video") or [None]
-    return {} if items[0] is None else {key: _plain(element.data) for key, element in items[0].items()}
+    item = video_item(rendered)
+    return {} if item is None else {key: _plain(element.data) for key, element in item.items()}
 
 
 def _plain(value: Any) -> Any:

