@@ -24,10 +24,10 @@ def check_clips(lake: Lake) -> None:
     """Checks the key of `clips`.
 
     Raises:
-        SchemaError: an id is null or stands twice, or a clip has neither bytes nor a URI.
+        SchemaError: an id or a number is null, or stands twice.
     """
     clips, keys = lake.read(CLIPS), ("clip_id", "clip_no")
-    # One pass where all is well; names are looked up only for the message.
+    # One query where all is well; names are looked up only for the message.
     found = clips.agg(
         F.count("*").alias("rows"),
         *[F.count(key).alias(f"{key}_given") for key in keys],

@@ -2,8 +2,9 @@
 
     python -m demo.training demo/checkpoints
 
-takes about half an hour on one large GPU with 32 cores, which make the clips. `--steps` and
-`--text-steps` make it shorter, and `--start` goes on from what an earlier run has written.
+takes about half an hour on one large GPU with 16 cores or more, which make the clips (`--workers`). `--steps`
+and `--text-steps` make it shorter, and `--start` goes on from what an earlier run has written; the cards of
+the committed checkpoints tell of their runs.
 """
 
 import argparse

@@ -252,7 +252,7 @@ def embed(network: Network, ids: Tensor, lesson: Lesson, shown: Tensor | None) -
 
 
 def make_optimizers(network: Network, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, which learn with it in half the steps; AdamW for the rest."""
+    """Muon for the matrices of the layers, which learn faster with it; AdamW for the rest."""
     names = {
         name
         for name, weight in network.named_parameters()

@@ -84,7 +84,7 @@ class Pass:
     Attributes:
         request: the window, with the text of this pass as its prompt.
         record: what `udfs.engine.recording` wrote.
-        pixels: what the vision tower got; None where vLLM had it in its cache.
+        pixels: what was handed to the engine; None where vLLM had it in its cache.
     """
 
     request: CaptionRequest

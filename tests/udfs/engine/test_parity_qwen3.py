@@ -39,6 +39,7 @@ def test_captions_and_second_passes_of_qwen3_vl_are_those_of_transformers(
         try:
             with EngineClient(settings, Slot.of_process(owner.pid)) as client:
                 client.wait_ready(LOAD_TIMEOUT_S)
+                assert client.status()["takes_bytes"] is True
                 passes = passes_of(client, requests, records)
                 client.stop_host()
         finally:
