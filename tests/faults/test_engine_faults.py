@@ -86,6 +86,7 @@ def test_requests_in_flight_survive_the_death_of_the_engine(client: EngineClient
         client.submit(caption_request(f"w{k}", k, generation=LONG), 8).result(TIMEOUT_S).text
         for k in range(8)
     ]
+    worked_s = client.status()["busy_s"]
     futures = [client.submit(caption_request(f"w{k}", k, generation=LONG), 8) for k in range(8)]
     host = wait_until_running(client, 8)["pid"]
     os.kill(engine_processes(host, "EngineCore")[0], signal.SIGKILL)
@@ -93,6 +94,7 @@ def test_requests_in_flight_survive_the_death_of_the_engine(client: EngineClient
     assert [reply.error for reply in replies] == [None] * 8
     assert [reply.text for reply in replies] == quiet
     assert client.status()["loads"] == 2
+    assert client.status()["busy_s"] > worked_s > 0
 
 
 def test_a_request_that_kills_the_engine_twice_is_given_up_alone(client: EngineClient) -> None:

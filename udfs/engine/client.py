@@ -22,7 +22,7 @@ from conf.errors import EngineError
 from udfs.engine import protocol
 from udfs.engine.launch import connect
 from udfs.engine.protocol import Decoder, Message, ProtocolError
-from udfs.engine.requests import CaptionRequest, Reply, Request, request_header
+from udfs.engine.requests import CaptionRequest, Reply, Request, reply_of, request_header
 from udfs.engine.slot import Slot
 
 logger = logging.getLogger(__name__)
@@ -124,9 +124,9 @@ class EngineClient:
 
         Returns:
             `pid`, `key`, `clients`, `in_flight`, `log`, `state` ("loading", "ready", "failed"), `loads`,
-            `running`, `steps`, `prompt_tokens`, `output_tokens`, `videos_encoded` (through the vision
-            tower), `versions`; and, when ready, `device`, `precision` and `resolved` (vLLM's resolved
-            settings).
+            `running`, `steps`, `busy_s` (seconds in steps; None when unknown), `prompt_tokens`,
+            `output_tokens`, `videos_encoded` (through the vision tower), `versions`; and, when ready,
+            `device`, `precision` and `resolved` (vLLM's resolved settings).
 
         Raises:
             EngineError: when the host cannot be reached.
@@ -296,7 +296,7 @@ class EngineClient:
     def _take(self, message: Message, sock: socket.socket) -> bool:
         body = message.body
         if message.type == "reply":
-            self._settle(int(body["id"]), Reply(**body["reply"]))
+            self._settle(int(body["id"]), reply_of(body["reply"]))
             return True
         if message.type == "welcome":
             self._connected(sock)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from conf.engine import RenderSettings
@@ -155,13 +155,16 @@ class Connection:
     async def _answer(self, number: int, message: Message) -> None:
         try:
             assert self.render is not None
-            reply = await self._reply(message, self.render)
-            self.tell({"type": "reply", "id": number, "reply": asdict(reply)})
+            self._tell_reply(number, await self._reply(message, self.render))
         except EngineError as error:
             self.tell({"type": "fatal", "message": str(error)})
         except Exception as error:
             logger.exception("request failed in the host")
-            self.tell({"type": "reply", "id": number, "reply": asdict(Reply(text=None, error=repr(error)))})
+            self._tell_reply(number, Reply(text=None, error=repr(error)))
+
+    def _tell_reply(self, number: int, reply: Reply) -> None:
+        metered = replace(reply, engine=self._host.supervisor.reading())
+        self.tell({"type": "reply", "id": number, "reply": asdict(metered)})
 
     def _forget(self, number: int, message: Message) -> None:
         message.close()

@@ -65,6 +65,21 @@ class TextRequest:
 
 
 @dataclass(frozen=True)
+class EngineReading:
+    """How long an engine has worked until a moment.
+
+    Attributes:
+        engine_id: names the engine among all engines of all machines; its host's successor has another one.
+        at_s: the moment, in seconds by `time.monotonic()` of the engine's machine.
+        busy_s: seconds in steps since it was loaded. A step counts when it has ended.
+    """
+
+    engine_id: str
+    at_s: float
+    busy_s: float
+
+
+@dataclass(frozen=True)
 class Reply:
     """The outcome of one request; a request that failed has an `error` and no text.
 
@@ -77,6 +92,7 @@ class Reply:
         latency_s: seconds from when a loaded engine took the request up to the last answer.
         error: what went wrong, in words a person can act on; None when `text` is an answer.
         stage2_error: why the second pass failed; `text` is then the first caption.
+        engine: how long the engine had worked when it replied; None when that is unknown.
     """
 
     text: str | None
@@ -87,9 +103,16 @@ class Reply:
     latency_s: float = 0.0
     error: str | None = None
     stage2_error: str | None = None
+    engine: EngineReading | None = None
 
 
 Request = CaptionRequest | TextRequest
+
+
+def reply_of(fields: Mapping[str, Any]) -> Reply:
+    """Returns the reply that `dataclasses.asdict` took apart."""
+    engine = fields["engine"]
+    return Reply(**{**fields, "engine": None if engine is None else EngineReading(**engine)})
 
 
 def request_header(request: Request) -> dict[str, Any]:

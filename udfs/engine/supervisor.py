@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,9 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from conf.engine import EngineSettings
 from conf.errors import EngineError
 from udfs.engine import vllm_compat
+from udfs.engine.requests import EngineReading
 from udfs.engine.runtime import Holder, Place, kill_group, log_tail, record_load
 from udfs.engine.vllm_compat import Engine, Meter
 
@@ -44,6 +50,7 @@ class Supervisor:
         state: "loading", "ready" or "failed".
         loads: times that the model was loaded.
         failure: why there will be no engine any more; None while there may be one.
+        engine_id: names this one among all engines of all machines.
     """
 
     def __init__(self, settings: EngineSettings, place: Place, holder: Holder) -> None:
@@ -54,10 +61,12 @@ class Supervisor:
         self.loads = 0
         self.loading_since = time.monotonic()
         self.failure: str | None = None
+        self.engine_id = str(uuid.uuid4())
         self.meter = Meter()
         self.device: vllm_compat.Device | None = None
         self.engine: Engine | None = None
         self.running = 0
+        self._busy_s: npt.NDArray[np.float64] | None = None
         self._suspects = 0
         self._answered_since_load = False
         self._changed = asyncio.Condition()
@@ -161,7 +170,8 @@ class Supervisor:
         try:
             engine = await asyncio.wait_for(asyncio.shield(started), self.settings.start_timeout_s)
             await engine.call_worker("end_with", asdict(self.holder))
-            await engine.call_worker("count_videos", str(self._counter()))
+            await engine.call_worker("count_videos", str(self._counter("videos")))
+            await engine.call_worker("meter_steps", str(self._counter("busy")))
             if self.settings.kind == "caption":
                 await engine.hand_bytes_over()
         except TimeoutError:
@@ -174,6 +184,7 @@ class Supervisor:
             return f"the engine did not start: {vllm_compat.innermost_message(error)}"
         seconds = time.monotonic() - self.loading_since
         self.loads += 1
+        self._busy_s = np.memmap(self._counter("busy"), dtype=np.float64, mode="r", shape=(1,))
         record_load(self.place, {"key": self.settings.key, "pid": os.getpid(), "seconds": round(seconds, 1)})
         logger.info("engine ready after %.1f s (load %d)", seconds, self.loads)
         self.engine, self.state, self._answered_since_load = engine, "ready", False
@@ -182,9 +193,9 @@ class Supervisor:
         await self._notify()
         return None
 
-    def _counter(self) -> Path:
-        """The file in which the engine counts videos; engines that come after a dead one go on counting."""
-        path = self.place.rpc / "videos"
+    def _counter(self, name: str) -> Path:
+        """A file of one number that the engine adds to; engines that come after a dead one go on with it."""
+        path = self.place.rpc / name
         if not path.exists():
             path.write_bytes(bytes(8))
         return path
@@ -227,6 +238,17 @@ class Supervisor:
         async with self._changed:
             self._changed.notify_all()
 
+    @property
+    def busy_s(self) -> float | None:
+        """Seconds that the engine has spent in steps; None before the first load, and when unknown."""
+        busy_s = math.nan if self._busy_s is None else float(self._busy_s[0])
+        return None if math.isnan(busy_s) else busy_s
+
+    def reading(self) -> EngineReading | None:
+        """Returns how long the engine has worked until now; None when that is unknown."""
+        busy_s = self.busy_s
+        return None if busy_s is None else EngineReading(self.engine_id, time.monotonic(), busy_s)
+
     def status(self) -> dict[str, Any]:
         """Returns the state of the engine in JSON types."""
         described: dict[str, Any] = {
@@ -234,9 +256,10 @@ class Supervisor:
             "loads": self.loads,
             "running": self.running,
             "steps": self.meter.steps,
+            "busy_s": self.busy_s,
             "prompt_tokens": self.meter.prompt_tokens,
             "output_tokens": self.meter.output_tokens,
-            "videos_encoded": int.from_bytes(self._counter().read_bytes(), sys.byteorder),
+            "videos_encoded": int.from_bytes(self._counter("videos").read_bytes(), sys.byteorder),
             "versions": vllm_compat.versions(),
         }
         if self.engine is not None and self.device is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from udfs.engine import step_meter
 from udfs.engine.runtime import Holder, kill_group
 
 
@@ -50,6 +51,14 @@ class WorkerExtension:
 
         tower.register_forward_pre_hook(add, with_kwargs=True)
         return True
+
+    def meter_steps(self, path: str) -> None:
+        """Adds up how long the engine's steps take from now on.
+
+        Args:
+            path: file of one `float64`, to which the seconds of each step are added; see `StepMeter`.
+        """
+        step_meter.meter_steps(self.model_runner, np.memmap(path, dtype=np.float64, mode="r+", shape=(1,)))
 
     def take_bytes(self, mean: list[float], std: list[float]) -> bool:
         """Makes the model take `uint8` pixels and rescale and normalize them itself, where its weights are.

@@ -1,13 +1,22 @@
 """A request that changes on its way would be captioned wrongly; one that is none must not reach vLLM."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.udfs.engine.requests_maker import caption_request
-from udfs.engine.requests import Generation, TextRequest, request_header, request_of
+from udfs.engine.requests import (
+    EngineReading,
+    Generation,
+    Reply,
+    TextRequest,
+    reply_of,
+    request_header,
+    request_of,
+)
 
 
 def test_a_caption_request_survives_the_wire() -> None:
@@ -24,6 +33,12 @@ def test_a_caption_request_survives_the_wire() -> None:
 def test_a_text_request_survives_the_wire() -> None:
     request = TextRequest("t", "a caption", "a system prompt", Generation(0.5, 0.9, 1.0, 7))
     assert request_of(json.loads(json.dumps(request_header(request))), None) == request
+
+
+@pytest.mark.parametrize("engine", [EngineReading("e", 12.5, 3.25), None])
+def test_a_reply_survives_the_wire(engine: EngineReading | None) -> None:
+    reply = Reply("a caption", "a first one", "stop", 7, 3, 0.5, None, "no second one", engine)
+    assert reply_of(json.loads(json.dumps(asdict(reply)))) == reply
 
 
 @pytest.mark.parametrize(

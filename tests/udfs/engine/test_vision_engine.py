@@ -1,5 +1,6 @@
 """The vision engine, with real vLLM: what a task hands over is what the model sees and answers."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -60,6 +61,24 @@ def test_captions_come_back_with_what_happened(vision_engine: EngineClient) -> N
         assert reply.finish_reason == "stop" or reply.output_tokens == 32
         assert 0 < reply.latency_s < TIMEOUT_S
     assert len({reply.text for reply in replies}) > 4
+
+
+def test_the_time_in_steps_grows_while_the_engine_works_and_only_then(vision_engine: EngineClient) -> None:
+    long = Generation(temperature=1.0, top_p=1.0, repetition_penalty=1.5, max_output_tokens=60)
+    requests = [caption_request(f"b{k}", k, generation=long) for k in range(16)]
+    start_s, before_s = time.monotonic(), vision_engine.status()["busy_s"]
+    replies = answers([vision_engine.submit(request, len(requests)) for request in requests])
+    after_s, wall_s = vision_engine.status()["busy_s"], time.monotonic() - start_s
+    assert 0.6 * wall_s < after_s - before_s <= wall_s
+    time.sleep(1)
+    assert vision_engine.status()["busy_s"] - after_s < 0.1
+    readings = sorted((reply.engine for reply in replies if reply.engine), key=lambda one: one.at_s)
+    assert len(readings) == len(replies)
+    assert len({reading.engine_id for reading in readings}) == 1
+    for one, later in itertools.pairwise(readings):
+        assert one.busy_s <= later.busy_s
+    assert before_s < readings[0].busy_s
+    assert readings[-1].busy_s <= after_s
 
 
 def test_prompt_tokens_are_those_that_the_processor_counts(
