@@ -18,7 +18,7 @@ from jobs.pending import pending_windows
 from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
-from jobs.stage import JobContext, Stage, StageKind, with_clips
+from jobs.stage import Fill, JobContext, Stage, StageKind, with_clips
 from jobs.weights import provide_weights
 from jobs.windows import media_limits
 from schemas.captions import CAPTIONS
@@ -58,8 +58,12 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     Returns:
         The columns of `captions` without those that a commit fills in, one row for each window.
     """
-    answered = answer_each_window(df, caption_udf(settings), FIELDS)
-    return rows_of(answered, settings)
+    return rows_of(answer_windows(df, settings), settings)
+
+
+def answer_windows(df: DataFrame, settings: Settings) -> DataFrame:
+    """Windows with their answers; see `jobs.contract.answer_each_window`."""
+    return answer_each_window(df, caption_udf(settings), FIELDS)
 
 
 def rows_of(answered: DataFrame, settings: Settings) -> DataFrame:
@@ -112,12 +116,23 @@ def stage(context: JobContext) -> Stage:
 
     def rows(lake: Lake, chunk: Chunk, windows: DataFrame) -> DataFrame:
         clips = with_clips(lake, chunk, one_row_per_clip(windows), partitions=parallelism(lake.spark))
-        return build(clips, settings)
+        return answer_windows(clips, settings)
 
     def provide(lake: Lake) -> None:
         provide_weights(lake.spark, caption_engine(settings))
 
-    return Stage(CAPTIONS, "caption_config_id", config, "windows", pending, rows, provide)
+    fill = Fill(CAPTIONS, "caption_config_id", config, lambda answered: rows_of(answered, settings))
+    return Stage(
+        CAPTIONS,
+        "caption_config_id",
+        config,
+        "windows",
+        pending,
+        rows,
+        provide,
+        fills=(fill,),
+        engine="answer.engine",
+    )
 
 
 def _identity_columns(settings: Settings, model: ModelIdentity) -> list:  # type: ignore[type-arg]

@@ -17,13 +17,15 @@ from jobs.pending import current_windows
 from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
-from jobs.stage import JobContext, Stage, StageKind
+from jobs.stage import Fill, JobContext, Stage, StageKind
 from jobs.weights import provide_weights
 from schemas.captions import CAPTIONS
 from schemas.enhancements import ENHANCEMENTS
+from udfs.caption_udf import ENGINE
 from udfs.enhance_udf import ANSWER, enhance_caption_udf
 from udfs.enhancing import EnhancePlan
 
+_ANSWER_COLUMNS = [name for name in ANSWER.fieldNames() if name not in ("window_id", ENGINE.name)]
 _CAPTION_KEY = ["window_id", "prep_config_id", "caption_config_id", "caption_attempt"]
 
 
@@ -38,17 +40,26 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
     Returns:
         The columns of `enhancements` without those that a commit fills in, one row for each caption.
     """
-    enhancement, model = settings.caption_enhancement, text_model(settings)
+    return rows_of(answer_captions(df, settings), settings)
+
+
+def answer_captions(df: DataFrame, settings: Settings) -> DataFrame:
+    """Captions with the struct `answer`. One that is not that of its caption stops the job."""
     answered = df.withColumn("answer", enhance_udf(settings)("window_id", "caption"))
     message = F.concat(
         F.lit("row contract broken: window_id="), "window_id", F.lit(" got another window's answer")
     )
-    checked = answered.withColumn(
+    return answered.withColumn(
         "answer",
         F.when(F.col("answer.window_id") == F.col("window_id"), F.col("answer")).otherwise(
             F.raise_error(message)
         ),
     )
+
+
+def rows_of(answered: DataFrame, settings: Settings) -> DataFrame:
+    """The rows for the table out of captions with their answers."""
+    enhancement, model = settings.caption_enhancement, text_model(settings)
     identity = {
         "enhance_config_id": enhance_config(settings, model).config_id,
         "model_variant": enhancement.model_variant,
@@ -57,13 +68,13 @@ def build(df: DataFrame, settings: Settings) -> DataFrame:
         "prompt_variant": "custom" if enhancement.prompt_text else enhancement.prompt_variant,
         "prompt_text": enhancement_prompt(settings),
     }
-    return checked.select(
+    return answered.select(
         *_CAPTION_KEY,
         "attempt",
         "clip_id",
         "clip_no",
         "window_index",
-        *[F.col(f"answer.{name}").alias(name) for name in ANSWER.fieldNames() if name != "window_id"],
+        *[F.col(f"answer.{name}").alias(name) for name in _ANSWER_COLUMNS],
         *[F.lit(value).alias(name) for name, value in identity.items()],
     )
 
@@ -117,12 +128,23 @@ def stage(context: JobContext) -> Stage:
 
     def rows(lake: Lake, chunk: Chunk, captions: DataFrame) -> DataFrame:
         spread = captions.repartition(parallelism(lake.spark), "window_id")
-        return build(spread, settings)
+        return answer_captions(spread, settings)
 
     def provide(lake: Lake) -> None:
         provide_weights(lake.spark, text_engine(settings))
 
-    return Stage(ENHANCEMENTS, "enhance_config_id", config, "captions", pending, rows, provide)
+    fill = Fill(ENHANCEMENTS, "enhance_config_id", config, lambda answered: rows_of(answered, settings))
+    return Stage(
+        ENHANCEMENTS,
+        "enhance_config_id",
+        config,
+        "captions",
+        pending,
+        rows,
+        provide,
+        fills=(fill,),
+        engine="answer.engine",
+    )
 
 
 def _check(settings: Settings) -> None:

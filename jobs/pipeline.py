@@ -14,6 +14,7 @@ from conf.errors import SettingsError
 from conf.settings import Settings
 from jobs.checks import check_clips
 from jobs.configs import record_configs
+from jobs.idle import idle_share
 from jobs.lake import Lake, first_line
 from jobs.precision import with_effective_precision
 from jobs.report import Report
@@ -103,6 +104,7 @@ def _close(report: Report, context: JobContext) -> None:
     """Writes the run's row, also for a run that failed."""
     report.ended_at = datetime.now(UTC)
     report.counts = dict(context.counts)
+    report.gpu_idle_share = idle_share(context.readings)
     try:
         report.generated_tokens = _generated_tokens(context)
         report.save(context.lake)

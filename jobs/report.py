@@ -28,6 +28,7 @@ class Report:
         config_ids: config id by table.
         stage_seconds: wall time of each stage.
         generated_tokens: tokens that the models wrote.
+        gpu_idle_share: share of time that the engines spent outside their steps; see `jobs.idle`.
         error: what stopped the run; None where nothing did.
     """
 
@@ -40,6 +41,7 @@ class Report:
     config_ids: dict[str, str] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     generated_tokens: int = 0
+    gpu_idle_share: float | None = None
     error: str | None = None
 
     @property
@@ -88,7 +90,7 @@ class Report:
             self.counts,
             self.windows_per_s,
             self.tokens_per_s,
-            None,
+            self.gpu_idle_share,
             self.wall_s,
             self.started_at,
             self.ended_at,

@@ -20,6 +20,7 @@ from jobs.progress import Progress
 from jobs.session import gpu_count
 from schemas.clips import CLIPS
 from schemas.table import Table
+from udfs.engine.requests import EngineReading
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class JobContext:
         run_id: id of the run.
         counts: rows written, by `table.status`.
         retry: rows of `window_captions` to be tried again; None in an ordinary run.
+        readings: how long the engines had worked when they answered, at most one for each engine, chunk and
+            second; chunks extend it from threads of their own.
     """
 
     lake: Lake
@@ -46,6 +49,7 @@ class JobContext:
     run_id: str
     counts: Counter[str] = field(default_factory=Counter)
     retry: DataFrame | None = None
+    readings: list[EngineReading] = field(default_factory=list)
 
     @property
     def per_commit(self) -> int:
@@ -84,6 +88,8 @@ class Stage:
         rows: pending keys of one chunk to the rows for the table.
         provide: called once before the first chunk, where there is work: brings what the executors need.
         fills: where the rows go, one commit after the other; when empty, to the table as they are.
+        engine: where its rows have the reading of the engine that answered, see `caption_udf.ENGINE`; None
+            for a stage without a model.
     """
 
     table: Table
@@ -94,6 +100,7 @@ class Stage:
     rows: Callable[[Lake, Chunk, DataFrame], DataFrame]
     provide: Callable[[Lake], None] = lambda lake: None
     fills: tuple[Fill, ...] = ()
+    engine: str | None = None
 
     def fill(self, select: Callable[[DataFrame], DataFrame]) -> Fill:
         """What goes to the stage's own table out of rows that are not yet those of the table."""
@@ -161,7 +168,10 @@ def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.
     try:
         # The work happens here, once; the commit and its tries read what is kept. Nothing is left where
         # another job was faster, or where the clips are gone.
-        if not rows.count():
+        num_rows, readings = count_rows(rows, stage.engine)
+        # Also of rows that another job commits first: the model has worked for them.
+        context.readings.extend(readings)
+        if not num_rows:
             return Counter()
         with lock:
             counted: Counter[str] = Counter()
@@ -178,6 +188,29 @@ def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.
             return counted
     finally:
         rows.unpersist()
+
+
+def count_rows(rows: DataFrame, engine: str | None) -> tuple[int, list[EngineReading]]:
+    """Evaluates each row once, and says how many there are.
+
+    Args:
+        rows: any rows.
+        engine: column with the engine's reading; None where there is none.
+
+    Returns:
+        The number of rows, and the last reading of each engine in each second.
+    """
+    if engine is None:
+        return rows.count(), []
+    reading = F.col(engine)
+    seconds = rows.groupBy(reading["engine_id"].alias("engine_id"), F.floor(reading["at_s"])).agg(
+        F.max(reading["at_s"]).alias("at_s"),
+        F.max(reading["busy_s"]).alias("busy_s"),
+        F.count("*").alias("num_rows"),
+    )
+    found = seconds.collect()
+    readings = [EngineReading(row.engine_id, row.at_s, row.busy_s) for row in found if row.engine_id]
+    return sum(row.num_rows for row in found), readings
 
 
 def _in_parallel(work: Callable[[Chunk], None], chunks: list[Chunk]) -> None:

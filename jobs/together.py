@@ -72,7 +72,7 @@ def stage(context: JobContext) -> Stage:
         captions.fill(lambda answered: caption_rows(answered, settings)),
         previews.fill(lambda answered: preview_rows(answered, settings)),
     )
-    return replace(captions, pending=pending, rows=rows, fills=fills)
+    return replace(captions, pending=pending, rows=rows, fills=fills, engine="answer.caption.engine")
 
 
 def _check(settings: Settings) -> None:

@@ -20,7 +20,13 @@ RUNS = Table(
             ),
             column("windows_per_s", DOUBLE, "windows captioned in each second of the caption stage"),
             column("tokens_per_s", DOUBLE, "tokens generated in each second of the model stages"),
-            column("gpu_idle_share", DOUBLE, "share of time that the engine stood still; null: not measured"),
+            column(
+                "gpu_idle_share",
+                DOUBLE,
+                "1 - time in the engines' steps / wall time, from 5 % to 95 % of the time between each "
+                "engine's first and last answer in this run; steps are timed by the GPU, on the CPU by the "
+                "host; null: not measured, as no model answered or all was over within a second",
+            ),
             column("wall_s", DOUBLE, "seconds from start to end", required=True),
             column("started_at", TimestampType(), "when the run began, UTC", required=True),
             column("ended_at", TimestampType(), "when the run ended, UTC", required=True),

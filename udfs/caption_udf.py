@@ -18,6 +18,18 @@ from udfs.worker_log import log_to_stderr
 FIELDS = ("window_id", "frame_indices", "window_error", "frame_times_s")
 """Fields of a window that the UDF needs."""
 
+ENGINE = StructField(
+    "engine",
+    StructType(
+        [
+            StructField("engine_id", StringType()),
+            StructField("at_s", DoubleType()),
+            StructField("busy_s", DoubleType()),
+        ]
+    ),
+)
+"""Field of an answer: an `EngineReading`; null where no engine was asked, or its meter is unknown."""
+
 ANSWER = StructType(
     [
         StructField("clip_id", StringType()),
@@ -30,6 +42,7 @@ ANSWER = StructType(
         StructField("prompt_tokens", IntegerType()),
         StructField("output_tokens", IntegerType()),
         StructField("latency_s", DoubleType()),
+        ENGINE,
     ]
 )
 """One element of the UDF's answer; it echoes the ids so that the job can check the order."""

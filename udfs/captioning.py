@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -214,6 +214,11 @@ def reply_status(reply: Reply) -> CaptionStatus:
     return CaptionStatus.TRUNCATED if reply.finish_reason == "length" else CaptionStatus.SUCCESS
 
 
+def engine_field(reply: Reply) -> Result | None:
+    """The field `engine` of an answer; see `EngineReading`."""
+    return None if reply.engine is None else asdict(reply.engine)
+
+
 def _answered(clip: ClipWork, window: WindowWork, reply: Reply, plan: CaptionPlan) -> Result:
     status = reply_status(reply)
     if plan.verbose:
@@ -228,6 +233,7 @@ def _answered(clip: ClipWork, window: WindowWork, reply: Reply, plan: CaptionPla
         "prompt_tokens": reply.prompt_tokens,
         "output_tokens": reply.output_tokens,
         "latency_s": reply.latency_s,
+        "engine": engine_field(reply),
     }
 
 

@@ -8,6 +8,7 @@ from pyspark.sql.types import DoubleType, IntegerType, StringType, StructField, 
 from pyspark.sql.udf import UserDefinedFunction
 
 from conf.engine import EngineSettings
+from udfs.caption_udf import ENGINE
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import current_slot
 from udfs.enhancing import EnhancePlan, enhance_captions
@@ -24,6 +25,7 @@ ANSWER = StructType(
         StructField("prompt_tokens", IntegerType()),
         StructField("output_tokens", IntegerType()),
         StructField("latency_s", DoubleType()),
+        ENGINE,
     ]
 )
 

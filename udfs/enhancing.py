@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.status import CaptionStatus
-from udfs.captioning import reply_status, then
+from udfs.captioning import engine_field, reply_status, then
 from udfs.engine.requests import Generation, Reply, TextRequest
 from udfs.ordered import done, in_order
 
@@ -77,6 +77,7 @@ def _answered(window_id: str, reply: Reply, plan: EnhancePlan) -> Result:
         "prompt_tokens": reply.prompt_tokens,
         "output_tokens": reply.output_tokens,
         "latency_s": reply.latency_s,
+        "engine": engine_field(reply),
     }
 
 

@@ -64,6 +64,7 @@ def test_a_second_run_does_no_work_and_adds_no_row_but_its_own(
     report = run.run(spark, settings)
     assert count(spark, own_lake.folder) == before
     assert vision_engine.status()["output_tokens"] == steps
+    assert report.gpu_idle_share is None
     assert {name.split(".")[0] for name in report.counts} == {"clips"}
     assert rows(spark, own_lake.folder, "runs").count() == 2
 

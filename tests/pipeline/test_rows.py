@@ -148,6 +148,8 @@ def test_the_report_counts_what_the_tables_hold(spark: SparkSession, filled_lake
     assert run.run_status == "success"
     assert run.status_counts == filled_lake.report.counts
     assert run.tokens_per_s > 0
+    assert 0 <= run.gpu_idle_share < 1
+    assert run.gpu_idle_share == filled_lake.report.gpu_idle_share
     ids = {row.config_id for row in table(spark, filled_lake, "configs").collect()}
     assert set(run.config_ids.values()) == ids
 
