@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -25,7 +25,44 @@ LOADED = (
     "max_in_flight",
     "seed",
     "python",
+    "vllm_arguments",
 )
+
+# Arguments of vLLM's engine that follow from other settings, or that must be as they are.
+DECIDED_ELSEWHERE = {
+    "model": "the model variant and model_dir",
+    "dtype": "engine.dtype",
+    "quantization": "fp8",
+    "max_model_len": "engine.max_model_len",
+    "max_num_seqs": "engine.max_in_flight",
+    "enable_prefix_caching": "disable_mmcache",
+    "mm_processor_cache_gb": "disable_mmcache",
+    "limit_mm_per_prompt": "one video for each window",
+    "trust_remote_code": "code from a checkpoint is never run",
+    "worker_extension_cls": "the engine's own worker",
+}
+
+
+def vllm_argument(text: str) -> tuple[str, Any]:
+    """Returns the name and the value of `NAME=VALUE`; the value is JSON, or else text.
+
+    Raises:
+        ValueError: it is none, or the name is that of an argument that other settings decide.
+
+    Example:
+        >>> vllm_argument("max-num-batched-tokens=8192")
+        ('max_num_batched_tokens', 8192)
+    """
+    name, equals, value = text.partition("=")
+    name = name.strip().removeprefix("--").replace("-", "_")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"{text!r} is not NAME=VALUE")
+    if name in DECIDED_ELSEWHERE:
+        raise ValueError(f"{name} cannot be given here; it follows from: {DECIDED_ELSEWHERE[name]}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value.strip()
 
 
 class RenderSettings(BaseModel):
@@ -106,6 +143,7 @@ class EngineSettings(BaseModel):
             has work; without work it goes at once.
         seed: of the engine's random numbers.
         python: interpreter of the engine's own environment; None for the client's interpreter.
+        vllm_arguments: more arguments of vLLM's engine, by name; they win over those that we choose.
         weights: what is fetched to `model_path` before the engine starts; None: somebody put it there.
         render: how this client's requests become the model's input.
     """
@@ -124,6 +162,7 @@ class EngineSettings(BaseModel):
     tenure_s: float = Field(default=60.0, ge=0)
     seed: int = 0
     python: str | None = None
+    vllm_arguments: dict[str, Any] = {}
     weights: HubWeights | None = None
     render: RenderSettings = RenderSettings()
 

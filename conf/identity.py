@@ -84,7 +84,7 @@ def enhance_config(settings: Settings, model: ModelIdentity) -> ConfigIdentity:
 
 
 def _generation(settings: Settings) -> dict[str, Any]:
-    names = ("dtype", "temperature", "top_p", "repetition_penalty", "max_model_len")
+    names = ("dtype", "temperature", "top_p", "repetition_penalty", "max_model_len", "vllm_arguments")
     return _changed(settings.engine, names)
 
 

@@ -195,4 +195,6 @@ def _explain(item: Any, merged: Layer) -> str:
     if field is None:
         return str(item["msg"]).removeprefix("Value error, ")
     value, where = merged[path]
-    return f"{path}={value!r} (from {where}) is not allowed: {field.allowed}, default {field.info.default!r}"
+    why = f"{item['ctx']['error']}; " if item["type"] == "value_error" else ""
+    allowed = f"{field.allowed}, default {field.info.default!r}"
+    return f"{path}={value!r} (from {where}) is not allowed: {why}{allowed}"

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
+from conf.engine import vllm_argument
 from conf.fields import Group, setting
 from conf.stages import (
     CaptionEnhancementSettings,
@@ -94,6 +95,19 @@ class EngineTuning(Group):
         flags=("--record-dir",),
         min_length=1,
     )
+    vllm_arguments: tuple[str, ...] = setting(
+        (),
+        "arguments of vLLM's engine, each as NAME=VALUE (repeatable); they win over those chosen for you",
+        flags=("--vllm-argument",),
+    )
+
+    @field_validator("vllm_arguments")
+    @classmethod
+    def _are_arguments(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        names = [vllm_argument(text)[0] for text in arguments]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{twice} is given twice")
+        return arguments
 
 
 class MediaLimits(Group):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from conf.engine import EngineSettings, RenderSettings
+from conf.engine import EngineSettings, RenderSettings, vllm_argument
 from conf.errors import SettingsError
 from conf.identity import ModelIdentity
 from conf.settings import Settings
@@ -88,6 +88,7 @@ def _tuning(settings: Settings) -> dict[str, Any]:
         "max_in_flight": engine.max_in_flight,
         "hang_timeout_s": engine.hang_timeout_s,
         "python": python,
+        "vllm_arguments": dict(map(vllm_argument, engine.vllm_arguments)),
     }
 
 

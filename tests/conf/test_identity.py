@@ -90,6 +90,7 @@ CHANGING: list[tuple[dict[str, Any], set[str]]] = [
     ({"--top-p": 0.5}, {"captions", "enhancements"}),
     ({"--repetition-penalty": 1}, {"captions", "enhancements"}),
     ({"--max-model-len": 16384}, {"captions", "enhancements"}),
+    ({"--vllm-argument": ("kv_cache_dtype=fp8",)}, {"captions", "enhancements"}),
 ]
 
 

@@ -59,5 +59,5 @@ def test_on_databricks_clips_stay_where_they_are_and_weights_go_to_each_machine_
 
 @pytest.mark.parametrize("text", ["ui.enabled=true", "spark.ui.enabled"])
 def test_what_is_no_spark_property_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"spark\.properties"):
+    with pytest.raises(SettingsError, match=rf"spark\.properties.*'{text}' is not spark\.NAME=VALUE"):
         load_settings(flags={"--spark-property": (text,)})

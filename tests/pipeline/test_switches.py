@@ -12,6 +12,7 @@ import torch
 from pyspark.sql import SparkSession
 
 from conf.engine import EngineSettings
+from conf.errors import EngineError
 from conf.loading import load_settings
 from conf.settings import Settings
 from demo.make_checkpoints import preprocessor_config
@@ -66,6 +67,13 @@ RESOLVED: dict[str, tuple[str, dict[str, Any], Device, dict[str, Any]]] = {
         CPU,
         {"enable_prefix_caching": False, "mm_processor_cache_gb": 0},
     ),
+    "more arguments": (
+        "caption",
+        {"--vllm-argument": ("max-num-batched-tokens=8192", "enforce_eager=true")},
+        H100,
+        {"max_num_batched_tokens": 8192, "enforce_eager": True},
+    ),
+    "no more arguments": ("caption", {}, H100, {"max_num_batched_tokens": 16384, "enforce_eager": False}),
 }
 
 
@@ -107,6 +115,20 @@ def test_who_asks_for_fp8_where_it_cannot_be_is_told_once(
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == (fp8 and precision != "fp8")
     assert all("8.9" in text and device.name in text and "bfloat16" in text for text in told)
+
+
+def test_groups_of_vllm_s_arguments_are_merged_name_by_name() -> None:
+    given = {"compilation_config": {"mode": 0}, "seed": 3}
+    settings = EngineSettings(model_path="m", kind="caption", vllm_arguments=given)
+    arguments = vllm_compat.engine_arguments(settings, H100)
+    assert arguments["compilation_config"] == {"compile_mm_encoder": True, "mode": 0}
+    assert arguments["seed"] == 3
+
+
+def test_an_argument_that_vllm_does_not_have_is_named_with_the_nearest_one() -> None:
+    vllm_compat.check_known(["max_num_batched_tokens", "kv_cache_dtype"])
+    with pytest.raises(EngineError, match=r"no argument max_batched_tokens .* mean max_num_batched_tokens\?"):
+        vllm_compat.check_known(["max_batched_tokens"])
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import importlib.util
 import logging
 import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from conf.engine import EngineSettings
@@ -157,6 +159,10 @@ def precision(settings: EngineSettings, device: Device) -> str:
 
 def engine_arguments(settings: EngineSettings, device: Device) -> dict[str, Any]:
     """Returns the arguments of vLLM's engine."""
+    return _with_given(_chosen_arguments(settings, device), settings.vllm_arguments)
+
+
+def _chosen_arguments(settings: EngineSettings, device: Device) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "model": settings.model_path,
         "dtype": settings.dtype,
@@ -185,6 +191,28 @@ def engine_arguments(settings: EngineSettings, device: Device) -> dict[str, Any]
     if settings.kind == "caption":
         arguments["compilation_config"] = {"compile_mm_encoder": True}
     return arguments
+
+
+def _with_given(arguments: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Returns `arguments` with those that were given, which win; groups are merged name by name."""
+    merged = {
+        name: arguments[name] | value
+        for name, value in given.items()
+        if isinstance(value, dict) and isinstance(arguments.get(name), dict)
+    }
+    return arguments | given | merged
+
+
+def check_known(names: Iterable[str]) -> None:
+    """Raises EngineError when vLLM's engine has no argument of one of these names."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = {field.name for field in fields(AsyncEngineArgs)}
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise EngineError(f"vLLM's engine has no argument {name} (engine.vllm_arguments){hint}")
 
 
 def resolved_settings(config: Any) -> dict[str, Any]:
@@ -216,6 +244,7 @@ class Engine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        check_known(settings.vllm_arguments)
         arguments = AsyncEngineArgs(**engine_arguments(settings, device))
         self._llm: Any = AsyncLLM.from_engine_args(arguments, stat_loggers=[meter.factory()])
         self.renderer = Renderer(self._llm.renderer, settings)
