@@ -14,7 +14,6 @@ from udfs.engine.rendering import (
     check_text_request,
     second_prompt,
     text_messages,
-    video_prompt,
 )
 from udfs.engine.requests import CaptionRequest, Reply, Request, TextRequest
 from udfs.engine.supervisor import KillerRequestError, Supervisor
@@ -110,7 +109,7 @@ async def _first_pass(task: Task, engine: Engine) -> Answer:
 
 async def _read(task: Task, request: TextRequest, engine: Engine) -> Answer:
     text = engine.renderer.prompt_text(text_messages(request))
-    rendered = await engine.renderer.render({"prompt": text})
+    rendered = await engine.renderer.render_text(text)
     answer = await engine.generate(rendered, request.generation, task.name)
     record_pass(task.render.record_dir, task.name, request, 1, text, rendered, answer)
     return answer
@@ -128,20 +127,8 @@ async def _see(task: Task, engine: Engine, prompt: str, *, stage: int) -> Answer
 async def _see_once(task: Task, engine: Engine, prompt: str, *, stage: int, cache_key: str) -> Answer:
     request = task.request
     assert isinstance(request, CaptionRequest)
-    renderer = engine.renderer
-    text = renderer.prompt_text(caption_messages(prompt))
-    rendered = await renderer.render(
-        video_prompt(
-            request,
-            task.render,
-            text=text,
-            model_type=renderer.model_type,
-            mean=renderer.image_mean,
-            std=renderer.image_std,
-            as_bytes=renderer.hands_over_bytes(task.render),
-            cache_key=cache_key,
-        )
-    )
+    text = engine.renderer.prompt_text(caption_messages(prompt))
+    rendered = await engine.renderer.render_video(request, task.render, text=text, cache_key=cache_key)
     # What is recorded is read before the engine takes the pixels over.
     record = record_pass(task.render.record_dir, task.name, request, stage, text, rendered, None)
     answer = await engine.generate(rendered, request.generation, f"{cache_key}/{stage}")

@@ -126,7 +126,8 @@ class EngineClient:
             `pid`, `key`, `clients`, `in_flight`, `log`, `state` ("loading", "ready", "failed"), `loads`,
             `running`, `steps`, `busy_s` (seconds in steps; None when unknown), `prompt_tokens`,
             `output_tokens`, `videos_encoded` (through the vision tower), `versions`; and, when ready,
-            `device`, `precision` and `resolved` (vLLM's resolved settings).
+            `device`, `precision`, `resolved` (vLLM's resolved settings), `takes_bytes` and `takes_frames`
+            (whether the model prepares pixels itself, see `udfs.engine.worker.WorkerExtension.take_bytes`).
 
         Raises:
             EngineError: when the host cannot be reached.

@@ -16,6 +16,7 @@ import numpy as np
 
 from udfs.engine.requests import CaptionRequest, Request
 from udfs.engine.vllm_renderer import video_item
+from udfs.engine.worker import FRAMES_MARK, patches
 
 SMALL = 64
 
@@ -76,7 +77,13 @@ def _told(answer: Any) -> dict[str, Any]:
 def _processed(rendered: Any) -> dict[str, Any]:
     """Returns what the processor made of the video; nothing when vLLM has it in its cache already."""
     item = video_item(rendered)
-    return {} if item is None else {key: _plain(element.data) for key, element in item.items()}
+    if item is None:
+        return {}
+    tensors = {key: element.data for key, element in item.items()}
+    if FRAMES_MARK in tensors:
+        grid, layout = tensors["video_grid_thw"].tolist(), tensors[FRAMES_MARK].tolist()
+        tensors["pixel_values_videos"] = patches(tensors["pixel_values_videos"], grid, layout)
+    return {key: _plain(value) for key, value in tensors.items()}
 
 
 def _plain(value: Any) -> Any:

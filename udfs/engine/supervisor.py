@@ -267,6 +267,7 @@ class Supervisor:
             described["precision"] = self.engine.resolved()["quantization"] or self.engine.resolved()["dtype"]
             described["resolved"] = self.engine.resolved()
             described["takes_bytes"] = self.engine.renderer.takes_bytes
+            described["takes_frames"] = self.engine.renderer.takes_frames
         return described
 
 

@@ -15,12 +15,16 @@ from udfs.engine.rendering import (
     VIDEO_PLACEHOLDER,
     allows_bytes,
     chat_text,
+    video_prompt,
 )
-from udfs.engine.worker import normalized
+from udfs.engine.requests import CaptionRequest
+from udfs.engine.vllm_pattern import Pattern
+from udfs.engine.worker import normalized, patches
 
 logger = logging.getLogger(__name__)
 
 BYTES_TOLERANCE = 1e-5
+MAX_PATTERNS = 256
 
 
 def model_type(model_path: str) -> str:
@@ -52,6 +56,8 @@ class Renderer:
         self.image_std = list(getattr(video_processor, "image_std", ()))
         self._bare_video = self._takes_bare_video()
         self.takes_bytes = False
+        self._layout: tuple[int, int, int] | None = None
+        self._patterns: dict[tuple[str, tuple[int, ...], str], Pattern | None] = {}
         self._told: set[tuple[bool, str]] = set()
 
     def _find_template(self, settings: EngineSettings) -> Any:
@@ -74,6 +80,11 @@ class Renderer:
         text = chat_text(self._template, messages)
         return text.replace(VIDEO_PLACEHOLDER, BARE_VIDEO_PLACEHOLDER, 1) if self._bare_video else text
 
+    @property
+    def takes_frames(self) -> bool:
+        """Whether the model cuts whole frames into patches as well, so that windows need no processor."""
+        return self.takes_bytes and self._layout is not None
+
     def hands_over_bytes(self, render: RenderSettings) -> bool:
         """Whether a client's frames go to the model as `uint8`; says once where they could but may not."""
         if not self.takes_bytes or allows_bytes(render):
@@ -87,16 +98,18 @@ class Renderer:
         return False
 
     def why_not_bytes(self) -> str | None:
-        """Returns why the model cannot normalize pixels in the processor's stead; None where it can.
+        """Returns why the model cannot prepare pixels in the processor's stead; None where it can.
 
         One small window goes through the processor both ways.
         """
+        import torch
+
         processor = getattr(self._template, "video_processor", None)
         channels = (len(self.image_mean), len(self.image_std))
         if processor is None or channels != (3, 3):
             return "its processor has no mean and deviation for three channels"
-        side = 2 * processor.patch_size * processor.merge_size
-        shape = (TEMPORAL_PATCH, side, side, 3)
+        depth, side, merge = processor.temporal_patch_size, processor.patch_size, processor.merge_size
+        shape = (2 * depth, 2 * merge * side, 3 * merge * side, 3)
         frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         switches = {"do_resize": False, "do_sample_frames": False, "return_tensors": "pt"}
         floats = processor(videos=[frames], **switches)["pixel_values_videos"]
@@ -105,10 +118,74 @@ class Renderer:
         # Equal but for the last bit: another line of transformers may multiply where this one divides.
         if not (floats.shape == pixels.shape and bool((floats - pixels).abs().max() < BYTES_TOLERANCE)):
             return "its processor does something else than rescaling and normalizing"
+        grid = plain["video_grid_thw"][0].tolist()
+        cut = patches(torch.from_numpy(frames), grid, (depth, side, merge))
+        self._layout = (depth, side, merge) if cut.equal(plain["pixel_values_videos"]) else None
         return None
 
-    async def render(self, prompt: dict[str, Any]) -> Any:
-        """Returns `prompt` as the engine takes it: token ids, pixels, grids."""
+    async def render_video(
+        self, request: CaptionRequest, render: RenderSettings, *, text: str, cache_key: str
+    ) -> Any:
+        """Returns one pass over a video as the engine takes it: token ids, pixels, grids.
+
+        vLLM renders the first window of its kind; the next ones differ from it in nothing but pixels and
+        times, so that they need no processor: their frames travel as they are, and the model cuts them
+        into patches.
+
+        Args:
+            request: what was asked.
+            render: how frames are prepared.
+            text: the whole prompt text with one video placeholder.
+            cache_key: equal for passes over the same video, so that the second one finds the first one's
+                work in vLLM's caches. vLLM trusts it, so no two videos may share it.
+        """
+        as_bytes = self.hands_over_bytes(render)
+        prompt = video_prompt(
+            request,
+            render,
+            text=text,
+            model_type=self.model_type,
+            mean=self.image_mean,
+            std=self.image_std,
+            as_bytes=as_bytes,
+            cache_key=cache_key,
+        )
+        if self._layout is None or not as_bytes or not self._fits(request.frames.shape, *self._layout):
+            return await self._render(prompt)
+        before, _, after = text.partition(BARE_VIDEO_PLACEHOLDER)
+        ((_, metadata),) = prompt["multi_modal_data"]["video"]
+        kind = (before, request.frames.shape, json.dumps(metadata))
+        if kind not in self._patterns:
+            if len(self._patterns) == MAX_PATTERNS:
+                self._patterns.pop(next(iter(self._patterns)))
+            first = await self._render(prompt | {"multi_modal_uuids": {"video": [f"{cache_key}?"]}})
+            self._patterns[kind] = Pattern.of(first, after, self._token_ids)
+            if self._patterns[kind] is None:
+                logger.warning("windows of %s go through the model's processor one by one", self.model_type)
+        if (pattern := self._patterns[kind]) is None:
+            return await self._render(prompt)
+        return pattern.filled(
+            request.frames,
+            self._layout,
+            seconds=_seconds_per_grid(prompt),
+            text=text,
+            tail=self._token_ids(after.removeprefix(pattern.dropped)),
+            cache_key=cache_key,
+        )
+
+    async def render_text(self, text: str) -> Any:
+        """Returns a prompt without a video as the engine takes it."""
+        return await self._render({"prompt": text})
+
+    @staticmethod
+    def _fits(shape: tuple[int, ...], depth: int, side: int, merge: int) -> bool:
+        """Whether frames of this shape are cut into whole groups of patches."""
+        return not (shape[0] % depth or shape[1] % (side * merge) or shape[2] % (side * merge))
+
+    def _token_ids(self, text: str) -> list[int]:
+        return list(self._renderer.get_tokenizer().encode(text, add_special_tokens=False))
+
+    async def _render(self, prompt: dict[str, Any]) -> Any:
         (rendered,) = await self._renderer.render_cmpl_async([prompt])
         _restore_seconds(prompt, rendered)
         _keep_apart(rendered)
@@ -143,5 +220,9 @@ def _restore_seconds(prompt: dict[str, Any], rendered: Any) -> None:
     import torch
 
     element = item["second_per_grid_ts"]
-    exact = TEMPORAL_PATCH / prompt["mm_processor_kwargs"]["fps"]
-    element.data = torch.full_like(element.data, exact, dtype=torch.float32)
+    element.data = torch.full_like(element.data, _seconds_per_grid(prompt), dtype=torch.float32)
+
+
+def _seconds_per_grid(prompt: dict[str, Any]) -> float:
+    """Seconds between one pair of frames and the next; 1 for models that are told the times as text."""
+    return TEMPORAL_PATCH / float(prompt["mm_processor_kwargs"].get("fps", TEMPORAL_PATCH))

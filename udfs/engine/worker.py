@@ -1,5 +1,6 @@
 """What runs beside the model: vLLM mixes this class into the worker that holds it."""
 
+import math
 import os
 import select
 import threading
@@ -10,6 +11,9 @@ import numpy as np
 
 from udfs.engine import step_meter
 from udfs.engine.runtime import Holder, kill_group
+
+FRAMES_MARK = "pixels_are_frames"
+"""Field of a video whose pixels are frames; its value is the `layout` of their patches."""
 
 
 class WorkerExtension:
@@ -63,6 +67,8 @@ class WorkerExtension:
     def take_bytes(self, mean: list[float], std: list[float]) -> bool:
         """Makes the model take `uint8` pixels and rescale and normalize them itself, where its weights are.
 
+        Pixels that come as whole frames are cut into patches there, too.
+
         Args:
             mean: of each channel, of values between 0 and 1.
             std: standard deviation of each channel.
@@ -70,26 +76,72 @@ class WorkerExtension:
         Returns:
             Whether the model is one that can be made to.
         """
+        import torch
+
         model = self.model_runner.get_model()
         parse = getattr(model, "_parse_and_validate_video_input", None)
-        if parse is None:
+        dtype = getattr(getattr(model, "visual", None), "dtype", None)
+        if parse is None or dtype is None:
             return False
 
         def parse_bytes(**inputs: Any) -> Any:
-            pixels = inputs.get("pixel_values_videos")
-            if pixels is not None:
-                inputs["pixel_values_videos"] = normalized(pixels, mean, std)
+            pixels, layout = inputs.get("pixel_values_videos"), inputs.pop(FRAMES_MARK, None)
+            if pixels is not None and pixels.dtype == torch.uint8:
+                grids = inputs["video_grid_thw"].tolist()
+                inputs["pixel_values_videos"] = _as_floats(pixels, grids, layout, mean, std, dtype)
             return parse(**inputs)
 
         model._parse_and_validate_video_input = parse_bytes
         return True
 
 
+def _as_floats(
+    pixels: Any,
+    grids: list[list[int]],
+    layout: Any,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: Any,
+) -> Any:
+    """Returns the patches of videos as the vision tower takes them; one video at a time, to save memory."""
+    import torch
+
+    floats = torch.empty(pixels.shape, dtype=dtype, device=pixels.device)
+    start = 0
+    for at, grid in enumerate(grids):
+        end = start + math.prod(grid)
+        part = pixels[start:end]
+        if layout is not None:
+            part = patches(part, grid, layout[at].tolist())
+        floats[start:end] = normalized(part, mean, std)
+        start = end
+    return floats
+
+
+def patches(frames: Any, grid: Sequence[int], layout: Sequence[int]) -> Any:
+    """Cuts frames into patches as the models' processors do.
+
+    Args:
+        frames: `uint8` tensor of any shape with the values of frames (n, height, width, channels).
+        grid: patches in time, height and width.
+        layout: frames of a patch, its side in pixels, and the side of a group of patches that become one
+            token.
+
+    Returns:
+        Shape (patches, values); a copy.
+    """
+    times, rows, columns = grid
+    depth, side, merge = layout
+    split = frames.reshape(times, depth, rows // merge, merge, side, columns // merge, merge, side, -1)
+    grouped = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    return grouped.reshape(times * rows * columns, -1)
+
+
 def normalized(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
     """Rescales and normalizes as the models' processors do, bit by bit.
 
     Args:
-        pixels: tensor (patches, channels * values) of `uint8`; others are returned as they are.
+        pixels: tensor (patches, channels * values) of `uint8`.
         mean: of each channel, of values between 0 and 1.
         std: standard deviation of each channel.
 
@@ -98,8 +150,6 @@ def normalized(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
     """
     import torch
 
-    if pixels.dtype != torch.uint8:
-        return pixels
     # The processors scale mean and deviation instead of the pixels, in this type.
     centre, spread = (
         torch.tensor(values, dtype=torch.float32, device=pixels.device).mul(255.0).view(1, -1, 1)

@@ -5,7 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from conf.variants import ModelVariant
 from demo.make_checkpoints import VOCAB_SIZE, token_id
+
+SMALL_QWEN3 = ModelVariant(
+    "qwen3", "random/qwen3-vl", "random/qwen3", patch_px=32, min_patches=16, max_patches=64
+)
 
 COPIED = (
     "tokenizer.json",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from conf.engine import EngineSettings, RenderSettings
 from udfs.engine import rendering, vllm_compat
@@ -24,11 +25,19 @@ TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class RenderJob:
-    """Windows for one model; only their first pass is rendered."""
+    """Windows for one model; only their first pass is rendered.
+
+    Attributes:
+        model: folder of the checkpoint.
+        dtype: of the engine.
+        requests: the windows.
+        takes_bytes: render for an engine that prepares pixels itself.
+    """
 
     model: str
     dtype: str
     requests: list[CaptionRequest]
+    takes_bytes: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ def render_job(job: RenderJob) -> list[Rendered]:
     arguments = vllm_compat.engine_arguments(settings, vllm_compat.Device("cpu", None))
     config = AsyncEngineArgs(**arguments).create_engine_config()
     renderer = Renderer(renderer_from_config(config), settings)
+    renderer.takes_bytes = job.takes_bytes and renderer.why_not_bytes() is None
     model = get_model_cls(config.model_config)
     # The model's own code for positions needs nothing of the model but its configuration.
     positions = model.__new__(model)
@@ -92,17 +102,7 @@ async def render(renderer: Renderer, model: Any, request: CaptionRequest, cache_
     from vllm.multimodal.inputs import MultiModalFeatureSpec
 
     text = renderer.prompt_text(rendering.caption_messages(request.prompt))
-    prompt = rendering.video_prompt(
-        request,
-        RenderSettings(),
-        text=text,
-        model_type=renderer.model_type,
-        mean=renderer.image_mean,
-        std=renderer.image_std,
-        as_bytes=False,
-        cache_key=cache_key,
-    )
-    rendered = await renderer.render(prompt)
+    rendered = await renderer.render_video(request, RenderSettings(), text=text, cache_key=cache_key)
     (item,), (place,) = rendered["mm_kwargs"]["video"], rendered["mm_placeholders"]["video"]
     feature = MultiModalFeatureSpec(item, "video", cache_key, place)
     token_ids = list(rendered["prompt_token_ids"])
@@ -112,4 +112,6 @@ async def render(renderer: Renderer, model: Any, request: CaptionRequest, cache_
 
 
 def plain(value: Any) -> Any:
-    return value.float().numpy() if hasattr(value, "numpy") else value
+    if not hasattr(value, "numpy"):
+        return value
+    return value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()

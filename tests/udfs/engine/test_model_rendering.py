@@ -1,10 +1,12 @@
 """What vLLM makes of a window, for both families of models: pixels, token ids, times and positions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoVideoProcessor
 
 from conf.variants import DEMO
 from tests.engine_fixtures import CHECKPOINTS, DemoModels
@@ -14,9 +16,11 @@ from tests.udfs.engine.reference import VisionReference
 from tests.udfs.engine.render_windows import Rendered, RenderJob, render_windows
 from tests.udfs.engine.requests_maker import caption_request, colour_frames
 from udfs.engine.requests import CaptionRequest
+from udfs.engine.worker import FRAMES_MARK, normalized, patches
 
 TIMES = ([0.0, 0.5, 1.0, 1.5], [5.0, 5.4, 5.9, 6.4, 7.0, 7.5, 8.1], [2.0, 2.0334, 2.0667, 2.1])
 SIDE = 224
+DTYPES = {"qwen3": torch.float32, "qwen25": torch.bfloat16, "trained": torch.float32}
 
 
 def uneven_windows() -> list[CaptionRequest]:
@@ -51,6 +55,7 @@ def rendered(
         "qwen25": RenderJob(str(demo_models.vision), "bfloat16", uneven_windows()),
         "trained": RenderJob(str(CHECKPOINTS / DEMO.caption_model_id), "float32", filmed),
     }
+    jobs |= {f"{name} as bytes": replace(job, takes_bytes=True) for name, job in jobs.items()}
     done = render_windows(list(jobs.values()), tmp_path_factory.mktemp("rendered"))
     return dict(zip(jobs, done, strict=True))
 
@@ -93,3 +98,28 @@ def test_pixels_tokens_and_positions_are_those_of_transformers(
         assert torch.equal(pixels, inputs["pixel_values_videos"])
         assert window.token_ids == inputs["input_ids"][0].tolist()
         assert np.array_equal(window.positions, reference.positions(inputs, request.times_s))
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_windows_for_a_model_that_prepares_pixels_differ_in_nothing_else(
+    rendered: dict[str, list[Rendered]], qwen3: Path, demo_models: DemoModels, name: str
+) -> None:
+    folder = qwen3 if name == "qwen3" else demo_models.vision
+    vision = AutoVideoProcessor.from_pretrained(folder)
+    for usual, window in zip(rendered[name], rendered[f"{name} as bytes"], strict=True):
+        assert window.prompt_text == usual.prompt_text
+        assert window.token_ids == usual.token_ids
+        assert np.array_equal(window.positions, usual.positions)
+        pixels = torch.from_numpy(window.tensors.pop("pixel_values_videos"))
+        assert pixels.dtype == torch.uint8
+        layout = window.tensors.pop(FRAMES_MARK, None)
+        # An odd last frame is doubled by the processor, so such a window goes through it.
+        assert (layout is None) == (name != "trained" and usual is rendered[name][1])
+        if layout is not None:
+            pixels = patches(pixels, window.tensors["video_grid_thw"].tolist(), layout.tolist())
+        floats = normalized(pixels, vision.image_mean, vision.image_std).to(DTYPES[name]).float()
+        assert np.array_equal(floats.numpy(), usual.tensors.pop("pixel_values_videos"))
+        assert window.tensors.pop("pixels_are_bytes").tolist() == usual.tensors["video_grid_thw"].tolist()
+        assert set(window.tensors) == set(usual.tensors)
+        for key, value in usual.tensors.items():
+            assert np.array_equal(window.tensors[key], value)

@@ -6,19 +6,14 @@ from pathlib import Path
 import pytest
 
 from conf.engine import EngineSettings, RenderSettings
-from conf.variants import ModelVariant
 from tests.engine_fixtures import LOAD_TIMEOUT_S, DemoModels
 from tests.udfs.engine.parity import assert_passes_equal, passes_of, window_requests
-from tests.udfs.engine.qwen3_checkpoint import make_qwen3_checkpoint
+from tests.udfs.engine.qwen3_checkpoint import SMALL_QWEN3, make_qwen3_checkpoint
 from tests.udfs.engine.reference import VisionReference
 from udfs.engine.client import EngineClient
 from udfs.engine.slot import Slot
 
 pytestmark = pytest.mark.models
-
-SMALL_QWEN3 = ModelVariant(
-    "qwen3", "random/qwen3-vl", "random/qwen3", patch_px=32, min_patches=16, max_patches=64
-)
 
 
 def test_captions_and_second_passes_of_qwen3_vl_are_those_of_transformers(
@@ -39,7 +34,7 @@ def test_captions_and_second_passes_of_qwen3_vl_are_those_of_transformers(
         try:
             with EngineClient(settings, Slot.of_process(owner.pid)) as client:
                 client.wait_ready(LOAD_TIMEOUT_S)
-                assert client.status()["takes_bytes"] is True
+                assert client.status()["takes_frames"] is True
                 passes = passes_of(client, requests, records)
                 client.stop_host()
         finally:

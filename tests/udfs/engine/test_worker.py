@@ -4,17 +4,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+import transformers
 from transformers import AutoProcessor
 
 from tests.engine_fixtures import CHECKPOINTS
-from udfs.engine.worker import WorkerExtension, normalized
+from udfs.engine.worker import FRAMES_MARK, WorkerExtension, normalized
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
 
 class Model:
-    """Has the method of vLLM's models of Qwen that takes a video's tensors."""
+    """Has what vLLM's models of Qwen have: the method that takes a video's tensors, and the tower's type."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.visual = SimpleNamespace(dtype=dtype)
 
     def _parse_and_validate_video_input(self, **inputs: Any) -> dict[str, Any]:
         return inputs
@@ -36,15 +41,36 @@ def test_bytes_become_bit_by_bit_what_the_processor_makes_of_them() -> None:
     assert torch.equal(normalized(pixels, vision.image_mean, vision.image_std), floats)
 
 
-def test_a_model_is_given_floats_for_bytes() -> None:
-    model = Model()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_is_given_floats_of_its_own_type_for_bytes(dtype: torch.dtype) -> None:
+    model = Model(dtype)
     assert extension_of(model).take_bytes(MEAN, STD)
-    pixels = torch.arange(24, dtype=torch.uint8).view(2, 12)
-    expected = normalized(pixels.clone(), MEAN, STD)
-    given = model._parse_and_validate_video_input(pixel_values_videos=pixels, video_grid_thw="grid")
-    assert given["video_grid_thw"] == "grid"
-    assert torch.equal(given["pixel_values_videos"], expected)
-    assert pixels.tolist() == torch.arange(24).view(2, 12).tolist()
+    pixels = torch.arange(240, dtype=torch.uint8).view(20, 12)
+    grids = torch.tensor([[1, 2, 6], [2, 2, 2]])
+    given = model._parse_and_validate_video_input(pixel_values_videos=pixels, video_grid_thw=grids)
+    assert given["video_grid_thw"] is grids
+    assert torch.equal(given["pixel_values_videos"], normalized(pixels.clone(), MEAN, STD).to(dtype))
+    assert pixels.tolist() == torch.arange(240).view(20, 12).tolist()
+
+
+@pytest.mark.parametrize("name", ["Qwen2VLVideoProcessor", "Qwen3VLVideoProcessor"])
+def test_a_model_is_given_for_frames_what_the_processor_makes_of_them(name: str) -> None:
+    processor = getattr(transformers, name)()
+    depth, side, merge = layout = processor.temporal_patch_size, processor.patch_size, processor.merge_size
+    rng = np.random.default_rng(1)
+    shapes = [(2 * depth, 2 * side * merge, 3 * side * merge, 3), (depth, 5 * side * merge, side * merge, 3)]
+    videos = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    expected = processor(videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt")
+    model = Model()
+    extension_of(model).take_bytes(list(processor.image_mean), list(processor.image_std))
+    patch_values = expected["pixel_values_videos"].shape[1]
+    given = model._parse_and_validate_video_input(
+        pixel_values_videos=torch.cat([torch.from_numpy(video).view(-1, patch_values) for video in videos]),
+        video_grid_thw=expected["video_grid_thw"],
+        **{FRAMES_MARK: torch.tensor([layout, layout])},
+    )
+    assert set(given) == {"pixel_values_videos", "video_grid_thw"}
+    assert torch.equal(given["pixel_values_videos"], expected["pixel_values_videos"])
 
 
 def test_a_model_is_given_floats_and_other_tensors_as_they_are() -> None:
