@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 ENGINE ?= vllm==0.27.1 transformers==5.22.2
 DEMO := --config conf/local.yaml --output-path demo/lake
 
-.PHONY: help demo test test-models test-clusters test-faults lint types fmt docs bench wheel zip environment clean
+.PHONY: help demo test test-models test-clusters test-faults lint types fmt docs bench bench-gpu wheel zip environment clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,9 @@ docs: $(INSTALLED) ## the pages that are made from the code
 bench: $(INSTALLED) ## the CPU path, the peer's way beside ours; an hour on two cores
 	$(BIN)/python -m benchmarks.cpu_path
 	$(BIN)/python -m benchmarks.spark_path
+
+bench-gpu: $(INSTALLED) ## windows a second on this machine's card, the peer's way beside ours
+	$(BIN)/python -m benchmarks.gpu_captions
 
 wheel: $(INSTALLED) ## dist/captionlake-*.whl
 	rm -rf build

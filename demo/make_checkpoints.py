@@ -134,10 +134,10 @@ def token_id(token: str) -> int:
     return LEARNED_TOKENS + SPECIAL_TOKENS.index(token)
 
 
-def tokenizer_config() -> dict[str, Any]:
+def tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns `tokenizer_config.json` in the layout of the published checkpoints."""
     added = {
-        str(token_id(token)): {
+        str(tokenizer.token_to_id(token)): {
             "content": token,
             "lstrip": False,
             "normalized": False,
@@ -317,7 +317,7 @@ def write_checkpoint(
     folder: Path,
     config: dict[str, Any],
     tokenizer: Tokenizer,
-    weights: dict[str, torch.Tensor],
+    weights: dict[str, torch.Tensor] | None,
     processors: dict[str, dict[str, Any]] | None = None,
 ) -> None:
     """Writes a checkpoint.
@@ -326,23 +326,24 @@ def write_checkpoint(
         folder: where to; made when missing.
         config: the content of `config.json`.
         tokenizer: the tokenizer.
-        weights: by their published names.
+        weights: by their published names; None writes none, for engines that make up their own.
         processors: contents of the processor's files by name; None for a text model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer.model.save(str(folder))
-    _write_json(folder / "tokenizer_config.json", tokenizer_config())
+    _write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer))
     _write_json(folder / "config.json", config)
-    stops = [token_id("<|im_end|>"), token_id("<|endoftext|>")]
+    stops = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
     _write_json(
         folder / "generation_config.json",
-        {"bos_token_id": config["bos_token_id"], "eos_token_id": stops, "pad_token_id": stops[1]},
+        {"bos_token_id": stops[1], "eos_token_id": stops, "pad_token_id": stops[1]},
     )
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     for name, content in (processors or {}).items():
         _write_json(folder / name, content)
-    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    if weights is not None:
+        save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
 def train_demo_tokenizer() -> Tokenizer:

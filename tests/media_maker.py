@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import imageio_ffmpeg
 
 from demo.drawing import Frame
 from demo.make_clips import draw_scene, write_video
@@ -121,6 +120,8 @@ def uneven_times(index: int) -> float:
 
 def run_ffmpeg(*arguments: str | Path) -> bytes:
     """Runs the static ffmpeg of `imageio_ffmpeg` and returns its standard output."""
+    import imageio_ffmpeg
+
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         "-hide_banner",

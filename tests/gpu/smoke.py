@@ -1,8 +1,9 @@
 """Captions and enhancements on a real card, outside Spark: `python -m tests.gpu.smoke FOLDER`.
 
-Makes the small random checkpoints and some clips in FOLDER, decodes the clips as a task does, has the
-engine answer on the first card, and says what it saw: versions, device, precision, vLLM's resolved
-settings, load time, answers, and that nothing is left behind.
+Makes small random checkpoints and some clips in FOLDER, decodes the clips as a task does, has engines of
+Qwen2.5-VL, Qwen3-VL and, where the card can, FP8 answer on the first card, and says what it saw: versions,
+device, precision, vLLM's resolved settings, load time, how busy the card was, answers, and that nothing is
+left behind.
 """
 
 import json
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from conf.engine import EngineSettings, RenderSettings
-from conf.variants import DEMO
+from conf.variants import DEMO, ModelVariant
 from demo.make_checkpoints import make_checkpoints
 from demo.make_clips import write_scene
+from tests.udfs.engine.qwen3_checkpoint import SMALL_QWEN3, make_qwen3_checkpoint
 from udfs.captioning import CaptionPlan, ClipWork, WindowWork, caption_clips
 from udfs.cutting import ClipRef, WindowRule, cut_clip
+from udfs.engine import vllm_compat
 from udfs.engine.client import EngineClient
 from udfs.engine.requests import CaptionRequest, Generation, Reply, TextRequest
 from udfs.engine.slot import Slot
@@ -41,17 +44,19 @@ def clips_of(folder: Path) -> list[ClipWork]:
     return works
 
 
-def caption(models: Path, works: list[ClipWork], dtype: str, *, stage2: bool) -> list[dict[str, Any]]:
+def caption(
+    model: Path, variant: ModelVariant, works: list[ClipWork], *, fp8: bool = False, stage2: bool = False
+) -> list[dict[str, Any]]:
     """Captions the clips and prints what the engine says of itself."""
     settings = EngineSettings(
-        model_path=str(models / DEMO.caption_model_id),
+        model_path=str(model),
         kind="caption",
-        dtype=dtype,
+        fp8=fp8,
         max_model_len=4096,
-        render=RenderSettings.of_variant(DEMO),
+        render=RenderSettings.of_variant(variant),
     )
     plan = CaptionPlan(
-        variant=DEMO,
+        variant=variant,
         prompt="What moves?",
         stage2_prompt="Say it better:\n\n" if stage2 else None,
         generation=GENERATION,
@@ -62,7 +67,10 @@ def caption(models: Path, works: list[ClipWork], dtype: str, *, stage2: bool) ->
     )
     with EngineClient(settings, Slot.of_process(gpu="0")) as client:
         start = time.monotonic()
-        tell(f"caption {dtype}", client.wait_ready())
+        status = client.wait_ready()
+        tell(f"caption {variant.name}", status)
+        assert status["takes_frames"] is True
+        assert (status["precision"] == "fp8") is fp8
 
         def submit(request: CaptionRequest) -> "Future[Reply]":
             return client.submit(request, 16)
@@ -71,7 +79,9 @@ def caption(models: Path, works: list[ClipWork], dtype: str, *, stage2: bool) ->
         answers = [
             answer for batch in caption_clips([works], submit, plan) for clip in batch for answer in clip
         ]
-        print(f"load_s={loaded - start:.1f} captions={len(answers)} in {time.monotonic() - loaded:.2f} s")
+        wall_s, busy_s = time.monotonic() - loaded, client.status()["busy_s"]
+        print(f"load_s={loaded - start:.1f} captions={len(answers)} in {wall_s:.2f} s, busy {busy_s:.2f} s")
+        assert 0 < busy_s <= wall_s
     wanted = [window.window_id for work in works for window in work.windows]
     assert [answer["window_id"] for answer in answers] == wanted
     assert all(answer["caption_status"] in ("success", "truncated") for answer in answers), answers
@@ -113,9 +123,15 @@ def main(folder: Path) -> None:
         make_checkpoints(models)
     works = clips_of(folder)
     print("clips", len(works), flush=True)
-    captions = caption(models, works, "bfloat16", stage2=True)
+    captions = caption(models / DEMO.caption_model_id, DEMO, works, stage2=True)
     print("first", captions[0], flush=True)
     enhance(models, captions)
+    qwen3 = folder / "qwen3"
+    if not qwen3.exists():
+        make_qwen3_checkpoint(qwen3, models / DEMO.caption_model_id, with_weights=True)
+    print("first", caption(qwen3, SMALL_QWEN3, works)[0], flush=True)
+    if (vllm_compat.find_device().capability or (0, 0)) >= vllm_compat.FP8_CAPABILITY:
+        caption(models / DEMO.caption_model_id, DEMO, works, fp8=True)
     print("smoke test passed")
 
 

@@ -1,0 +1,262 @@
+"""Windows per second of one card: the peer's way, the card alone, and Captionlake's engine.
+
+    python -m benchmarks.gpu_captions [--fp8] [--modes MODE ...] [--work qwen|qwen3|demo]
+
+Each mode captions windows of real clips with as many tokens as its answers are to have, by a model of the
+published dimensions with made-up weights. Modes:
+
+    peer_chunks_16, peer_chunks_8   prepared frames, `LLM.generate` with 16 or 8 windows at a time
+    llm_all_at_once                 `LLM.generate` with everything, with the peer's settings
+    gpu_alone                       everything rendered before: what the card does under our settings
+    engine                          Captionlake's engine, fed by 1, 4 and 8 client processes that decode clips
+
+Prints a table, and writes `benchmarks/results/gpu_captions.json`. `--work demo` tries all of it on a machine
+without a card.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.gpu_clients import Engine
+from benchmarks.gpu_llm import PROFILE_MARK, LLMOrder, command
+from benchmarks.gpu_work import WORKLOADS
+from benchmarks.moving_clips import make_case
+from conf.engine import EngineSettings, vllm_argument
+from udfs.engine.launch import host_environment
+from udfs.engine.runtime import Place
+from udfs.engine.slot import NVIDIA_DEVICE, Slot
+
+RESULTS = Path(__file__).parent / "results" / "gpu_captions.json"
+PEER = ("peer_chunks_16", "peer_chunks_8", "llm_all_at_once")
+MODES = (*PEER, "gpu_alone", "engine")
+PEER_WINDOWS = 48
+WINDOWS = 200
+
+
+@dataclass
+class Card:
+    """What `nvidia-smi` says once a second while it is entered: how busy the card is, its power and clock.
+
+    Attributes:
+        readings: (utilization in percent, power in watts, clock of its multiprocessors in MHz).
+    """
+
+    readings: list[tuple[float, float, float]] = field(default_factory=list)
+    _process: "subprocess.Popen[str] | None" = None
+
+    def __enter__(self) -> "Card":
+        asked = "--query-gpu=utilization.gpu,power.draw,clocks.sm"
+        smi = ["nvidia-smi", "--id=0", asked, "--format=csv,noheader,nounits", "--loop-ms=1000"]
+        try:
+            self._process = subprocess.Popen(smi, stdout=subprocess.PIPE, text=True)
+        except FileNotFoundError:
+            return self
+        threading.Thread(target=self._read, daemon=True).start()
+        return self
+
+    def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            used, watts, clock = map(float, line.split(","))
+            self.readings.append((used, watts, clock))
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def figures(self) -> dict[str, float]:
+        """Means over all readings; empty without a card."""
+        columns = list(zip(*self.readings, strict=True))
+        names = ("utilization_percent", "power_w", "sm_clock_mhz")
+        return {name: round(sum(column) / len(column)) for name, column in zip(names, columns, strict=False)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the modes and prints the figures."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    given = _arguments(argv)
+    work, results = WORKLOADS[given.work], Results(given.results, given.work, add=given.add)
+    folder = Path(given.folder or tempfile.mkdtemp(prefix="gpu_captions-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    make_case(work.clip, folder)
+    more = dict(map(vllm_argument, given.vllm_argument))
+    settings = work.settings(
+        folder, fp8=given.fp8, max_in_flight=given.max_in_flight, dtype=given.dtype, vllm_arguments=more
+    )
+    precision = "fp8" if given.fp8 else {"bfloat16": "bf16"}.get(given.dtype, given.dtype)
+    for name in PEER:
+        if name in given.modes:
+            order = LLMOrder(settings.model_dump(mode="json"), given.work, str(folder), {})
+            order.modes.update({peer: given.peer_windows for peer in PEER if peer in given.modes})
+            results.add_all(run_llm(order), precision, "the peer's")
+            break
+    if "gpu_alone" in given.modes:
+        order = LLMOrder(
+            settings.model_dump(mode="json"),
+            given.work,
+            str(folder),
+            {"gpu_alone": given.windows},
+            str(folder.absolute() / f"profile_{precision}") if given.profile else None,
+        )
+        results.add_all(run_llm(order), precision, _told(settings))
+    if "engine" in given.modes:
+        run_engine(given, settings, folder, precision, results)
+    results.show()
+    return 0
+
+
+def run_llm(order: LLMOrder) -> Iterator[dict[str, Any]]:
+    """Runs modes in a process of their own; yields what each cost, and a profile behind its mode."""
+    slot = Slot.of_process()
+    environment = host_environment(slot, Place.of(slot, "benchmark"), sys.executable)
+    del environment["VLLM_RPC_BASE_PATH"]  # a folder of the host's
+    if order.profile is not None:
+        environment["VLLM_CUSTOM_SCOPES_FOR_PROFILING"] = "1"
+    with (
+        Card() as card,
+        subprocess.Popen(command(order), stdout=subprocess.PIPE, text=True, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield json.loads(line) | {"card": card.figures()}
+                card.readings.clear()
+            elif line.startswith(PROFILE_MARK):
+                yield {"profile_ms_per_window": json.loads(line.removeprefix(PROFILE_MARK))}
+            else:
+                sys.stderr.write(line)
+    if process.returncode:
+        raise RuntimeError(f"{list(order.modes)} failed with code {process.returncode}")
+
+
+def run_engine(
+    given: argparse.Namespace, settings: EngineSettings, folder: Path, precision: str, results: "Results"
+) -> None:
+    """Runs Captionlake's engine with each number of clients."""
+    rows = len(next(WORKLOADS[given.work].clips(folder)).windows)
+    gpu = "0" if NVIDIA_DEVICE.exists() else None
+    with Engine(settings, gpu) as engine:
+        for clients in given.clients:
+            with Card() as card:
+                figures = engine.caption(given.work, folder, clients=clients, clips=-(-given.windows // rows))
+            figures |= {"mode": "engine", "card": card.figures()}
+            results.add_all([figures], precision, _told(settings))
+
+
+def _told(settings: EngineSettings) -> str:
+    more = {name: value for name, value in settings.vllm_arguments.items() if name != "load_format"}
+    return json.dumps({"max_in_flight": settings.max_in_flight, **more})
+
+
+class Results:
+    """The figures of all modes, in a file and in a table."""
+
+    def __init__(self, path: Path, work: str, *, add: bool) -> None:
+        self.path = path
+        self.work = work
+        self.modes: list[dict[str, Any]] = json.loads(path.read_text())["modes"] if add else []
+        self.old = len(self.modes)
+
+    def add_all(self, figures: Iterable[dict[str, Any]], precision: str, settings: str) -> None:
+        """Adds modes as they end."""
+        for one in figures:
+            if "mode" in one:
+                known = {
+                    "mode": f"{one.pop('mode')}_{precision}",
+                    "work": self.work,
+                    "settings": settings,
+                    "measured": time.strftime("%Y-%m-%d %H:%M"),
+                }
+                self.modes.append(_rounded(known | one))
+            else:
+                self.modes[-1].update(_rounded(one))
+            logging.info("%s", json.dumps(self.modes[-1]))
+            self._write()
+
+    def _write(self) -> None:
+        document = {
+            "machine": {
+                "device": self.modes[-1]["device"],
+                "cpus": os.cpu_count(),
+                "python": platform.python_version(),
+            },
+            "versions": self.modes[-1]["versions"],
+            "modes": self.modes,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def show(self) -> None:
+        """Prints the table; ratios are to the first mode of the run."""
+        table = Table()
+        headings = ("mode", "clients", "windows/s", "ratio", "idle", "CPU s/window", "start s", "settings")
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        first = self.modes[self.old]["windows_per_s"]
+        for one in self.modes[self.old :]:
+            idle = one.get("gpu_idle_share")
+            table.add_row(
+                one["mode"],
+                str(one.get("clients", "")),
+                f"{one['windows_per_s']:.2f}",
+                f"{one['windows_per_s'] / first:.2f}",
+                "" if idle is None else f"{100 * idle:.1f} %",
+                "\n".join(f"{name} {value:.3f}" for name, value in one["cpu_s_per_window"].items()),
+                f"{one['engine_start_s']:.0f}",
+                one["settings"],
+            )
+        Console(width=140).print(table)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return value
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", choices=sorted(WORKLOADS), default="qwen", help="model and clips")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="what to run, in this order")
+    parser.add_argument("--fp8", action="store_true", help="FP8 weights, for the peer as well")
+    parser.add_argument("--dtype", default="bfloat16", help="type of weights and activations")
+    parser.add_argument("--windows", type=int, default=WINDOWS, help="of gpu_alone and engine")
+    parser.add_argument("--peer-windows", type=int, default=PEER_WINDOWS, help="of each of the peer's modes")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="client processes")
+    parser.add_argument("--max-in-flight", type=int, default=128, help="of Captionlake's engine")
+    parser.add_argument(
+        "--vllm-argument", action="append", default=[], metavar="NAME=VALUE", help="more, for our modes"
+    )
+    parser.add_argument("--profile", action="store_true", help="profile gpu_alone as well")
+    parser.add_argument("--folder", help="for clips and checkpoints; a temporary one when absent")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file for the figures")
+    parser.add_argument("--add", action="store_true", help="keep the figures that are in the file")
+    given = parser.parse_args(argv)
+    if given.profile and not NVIDIA_DEVICE.exists():
+        parser.error("--profile needs a card")
+    return given
+
+
+if __name__ == "__main__":
+    sys.exit(main())

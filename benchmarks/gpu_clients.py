@@ -1,0 +1,292 @@
+"""Windows through Captionlake's engine, fed by client processes that decode clips as Spark's workers do.
+
+`benchmarks.gpu_captions` starts the processes; each takes its order as JSON on the command line, says "ready"
+when it has warmed up, begins when its standard input says so, and prints its figures as one line of JSON.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_work import WORKLOADS, Workload
+from conf.engine import EngineSettings
+from jobs.idle import idle_share
+from udfs.captioning import ClipWork, caption_clips
+from udfs.engine.client import EngineClient
+from udfs.engine.requests import CaptionRequest, EngineReading, Generation, Reply
+from udfs.engine.slot import Slot
+from udfs.ordered import done
+
+WARM_UP_CLIPS = 2
+SAMPLE_EVERY_S = 0.5
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class ClientOrder:
+    """What one client process does.
+
+    Attributes:
+        settings: of the engine.
+        work: name of the workload.
+        folder: where clips are.
+        slot: the engine's.
+        first: number of its first clip.
+        step: number of clients.
+        clips: clips of all clients together.
+    """
+
+    settings: dict[str, Any]
+    work: str
+    folder: str
+    slot: dict[str, Any]
+    first: int
+    step: int
+    clips: int
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def decoding_cpu_s(work: Workload, clips: list[ClipWork]) -> float:
+    """CPU seconds of decoding and resizing alone, for each window."""
+    before, windows = cpu_s(), 0
+    nobody: Future[Reply] = done(Reply(text=""))
+    for answers in caption_clips([clips], lambda request: nobody, work.plan(max_pending=256)):
+        windows += sum(map(len, answers))
+    return (cpu_s() - before) / windows
+
+
+def run_client(order: ClientOrder) -> None:
+    """Captions this client's share of the clips."""
+    work, settings = WORKLOADS[order.work], EngineSettings(**order.settings)
+    clips = work.clips(Path(order.folder))
+    mine = list(islice(clips, order.first, order.clips, order.step))
+    warm = list(islice(clips, WARM_UP_CLIPS))
+    decoding_s = decoding_cpu_s(work, warm)
+    lengths = work.lengths(sum(len(clip.windows) for clip in mine) * order.step + 64)
+    with EngineClient(settings, Slot(**order.slot)) as client:
+
+        def submit(request: CaptionRequest) -> "Future[Reply]":
+            length = lengths[int(request.request_key) % len(lengths)]
+            generation = Generation(max_output_tokens=length)
+            return client.submit(replace(request, generation=generation))
+
+        def caption(clips: list[ClipWork]) -> Iterator[dict[str, Any]]:
+            # One clip is a batch, as a row is to Spark where there are few.
+            plan = work.plan(max_pending=2 * settings.max_in_flight)
+            for answers in caption_clips(([clip] for clip in clips), submit, plan):
+                yield from (answer for clip in answers for answer in clip)
+
+        assert len(list(caption(warm)))
+        print("ready", flush=True)
+        sys.stdin.readline()
+        before = cpu_s()
+        answers = list(caption(mine))
+        spent = cpu_s() - before
+    wanted = [window.window_id for clip in mine for window in clip.windows]
+    assert [answer["window_id"] for answer in answers] == wanted, "one row a window, in order"
+    failed = [answer for answer in answers if answer["caption_status"] == "error"]
+    assert not failed, failed[0]
+    short = sum(answer["finish_reason"] != "length" for answer in answers)
+    print(
+        json.dumps(
+            {
+                "windows": len(answers),
+                "ended_early": short,
+                "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
+                "output_tokens": sum(answer["output_tokens"] for answer in answers),
+                "cpu_s": spent,
+                "decoding_cpu_s": decoding_s * len(answers),
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        ),
+        flush=True,
+    )
+
+
+class Engine:
+    """One engine and its host, for measuring; ended when it is left.
+
+    Args:
+        settings: of the engine.
+        gpu: address of its card; None on a machine without one.
+    """
+
+    def __init__(self, settings: EngineSettings, gpu: str | None) -> None:
+        self.settings = settings
+        self.slot = Slot.of_process(gpu=gpu)
+        self.client = EngineClient(settings, self.slot)
+
+    def __enter__(self) -> "Engine":
+        start = time.monotonic()
+        self.status = self.client.wait_ready()
+        self.start_s = time.monotonic() - start
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.stop_host()
+        self.client.close()
+
+    def caption(self, work: str, folder: Path, *, clients: int, clips: int) -> dict[str, Any]:
+        """Has `clients` processes caption `clips` clips; returns the figures."""
+        orders = [
+            ClientOrder(
+                self.settings.model_dump(mode="json"),
+                work,
+                str(folder),
+                asdict(self.slot),
+                first,
+                clients,
+                clips,
+            )
+            for first in range(clients)
+        ]
+        processes = [_start(order) for order in orders]
+        try:
+            for process in processes:
+                if _line(process) != "ready":
+                    raise RuntimeError("a client ended before it was ready; what it said is above")
+            with Watch(self.client) as watch:
+                start = time.monotonic()
+                for process in processes:
+                    assert process.stdin is not None
+                    process.stdin.write("go\n")
+                    process.stdin.flush()
+                figures = [json.loads(_line(process)) for process in processes]
+                wall_s = time.monotonic() - start
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        total = {name: sum(one[name] for one in figures) for name in figures[0]}
+        windows = total["windows"]
+        return {
+            "clients": clients,
+            "windows": windows,
+            "windows_per_s": windows / wall_s,
+            "wall_s": wall_s,
+            "ended_early": total["ended_early"],
+            "prompt_tokens": total["prompt_tokens"] / windows,
+            "output_tokens": total["output_tokens"] / windows,
+            "gpu_idle_share": watch.idle_share(),
+            "cpu_s_per_window": {
+                "clients": total["cpu_s"] / windows,
+                "of_that_decoding": total["decoding_cpu_s"] / windows,
+                **{name: seconds / windows for name, seconds in watch.cpu_s().items()},
+            },
+            "peak_mib": {"client": max(one["peak_mib"] for one in figures), **watch.peak_mib()},
+            "engine_start_s": self.start_s,
+            "takes_bytes": self.status["takes_bytes"],
+            "versions": self.status["versions"],
+            "device": self.status["device"],
+        }
+
+
+class Watch:
+    """Reads the engine's counters, and CPU time and memory of host and engine, while it is entered."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._readings: list[EngineReading] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._host = int(client.status()["pid"])
+
+    def __enter__(self) -> "Watch":
+        self._before = self._used()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._after = self._used()
+
+    def _watch(self) -> None:
+        while True:
+            reading = EngineReading("engine", time.monotonic(), self._client.status()["busy_s"])
+            self._readings.append(reading)
+            if self._stop.wait(SAMPLE_EVERY_S):
+                return
+
+    def idle_share(self) -> float | None:
+        """Share of the time in which no step of the engine ran."""
+        return idle_share(self._readings)
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds of host and engine."""
+        return {name: self._after[name] - self._before.get(name, 0.0) for name in self._after}
+
+    def peak_mib(self) -> dict[str, float]:
+        """Greatest resident memory of host and engine so far."""
+        peaks = {"host": 0.0, "engine": 0.0}
+        for pid in _group(self._host):
+            name = "host" if pid == self._host else "engine"
+            peaks[name] = max(peaks[name], _peak_mib(pid))
+        return peaks
+
+    def _used(self) -> dict[str, float]:
+        used = {"host": 0.0, "engine": 0.0}
+        for pid in _group(self._host):
+            used["host" if pid == self._host else "engine"] += _process_cpu_s(pid)
+        return used
+
+
+def _group(leader: int) -> list[int]:
+    """Processes of the session that the host leads."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(_stat(folder)[3]) == leader:
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def _stat(folder: Path) -> list[str]:
+    return (folder / "stat").read_text().rpartition(")")[2].split()
+
+
+def _process_cpu_s(pid: int) -> float:
+    fields = _stat(Path("/proc") / str(pid))
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
+def _peak_mib(pid: int) -> float:
+    for line in (Path("/proc") / str(pid) / "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def _start(order: ClientOrder) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "benchmarks.gpu_clients", json.dumps(asdict(order))]
+    # As in Spark's Python workers, which have one core each.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def _line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+if __name__ == "__main__":
+    run_client(ClientOrder(**json.loads(sys.argv[1])))

@@ -1,0 +1,94 @@
+"""Where the card's time goes: kernels of a profile by what launched them, in milliseconds for each window.
+
+`python -m benchmarks.gpu_captions --profile` has vLLM write a trace of `gpu_alone`; this reads it. A kernel
+belongs to the vision tower when it was launched while the worker prepared a step, to the language model when
+it was launched by its forward pass, and to sampling otherwise.
+"""
+
+import bisect
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+SCOPES = {"preprocess": "vision tower and inputs", "forward": "language model"}
+OTHER = "sampling and the rest"
+MARK = "gpu_model_runner: "
+KERNELS = {"kernel", "gpu_memcpy", "gpu_memset"}
+MOST = 12
+
+
+def read_profile(folder: Path, windows: int) -> dict[str, Any]:
+    """Returns milliseconds of kernels a window by scope, and of the longest kernels in each.
+
+    Args:
+        folder: where vLLM wrote its traces; the worker's is the largest.
+        windows: captioned while it was written.
+    """
+    traces = sorted(folder.glob("*.json.gz"), key=lambda path: path.stat().st_size)
+    with gzip.open(traces[-1]) as stream:
+        events = json.load(stream)["traceEvents"]
+    scopes = _Scopes(event for event in events if str(event.get("name", "")).startswith(MARK))
+    launches = {
+        event["args"]["correlation"]: event["ts"]
+        for event in events
+        if event.get("cat") in ("cuda_runtime", "cuda_driver") and "correlation" in event.get("args", {})
+    }
+    spent: dict[str, Counter[str]] = {}
+    busy: list[tuple[float, float]] = []
+    for event in events:
+        if event.get("cat") in KERNELS:
+            scope = scopes.at(launches.get(event["args"].get("correlation")))
+            spent.setdefault(scope, Counter())[_family(event["name"])] += event["dur"]
+            busy.append((event["ts"], event["ts"] + event["dur"]))
+    union_us, span_us = _union(busy)
+
+    def for_each(us: float) -> float:
+        return round(us / 1000 / windows, 2)
+
+    return {
+        "span_ms": for_each(span_us),
+        "busy_ms": for_each(union_us),
+        "scopes": {
+            scope: {"ms": for_each(kernels.total())}
+            | {name: for_each(us) for name, us in kernels.most_common(MOST)}
+            for scope, kernels in spent.items()
+        },
+    }
+
+
+class _Scopes:
+    """Finds the scope of a moment."""
+
+    def __init__(self, events: Iterable[dict[str, Any]]) -> None:
+        found = sorted(
+            (event["ts"], event["ts"] + event["dur"], event["name"].removeprefix(MARK))
+            for event in events
+            if event.get("ph") == "X" and event.get("cat") == "user_annotation"
+        )
+        self._found = [one for one in found if one[2] in SCOPES]
+        self._starts = [start for start, _, _ in self._found]
+
+    def at(self, moment: float | None) -> str:
+        """Returns the name of the scope; that of the rest when there is none."""
+        if moment is None or (index := bisect.bisect_right(self._starts, moment) - 1) < 0:
+            return OTHER
+        _, end, name = self._found[index]
+        return SCOPES[name] if moment <= end else OTHER
+
+
+def _family(name: str) -> str:
+    """The name of a kernel without its arguments."""
+    return name.replace("void ", "").partition("<")[0].partition("(")[0][:60]
+
+
+def _union(spans: list[tuple[float, float]]) -> tuple[float, float]:
+    """Length of what the spans cover together, and from the first start to the last end."""
+    spans.sort()
+    covered, end = 0.0, spans[0][0]
+    for start, stop in spans:
+        covered += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return covered, end - spans[0][0]

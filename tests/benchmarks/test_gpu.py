@@ -1,0 +1,95 @@
+"""The GPU benchmark, as far as it goes without a card: its models, its work, and how it reads profiles."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, AutoTokenizer
+
+from benchmarks.gpu_captions import Results
+from benchmarks.gpu_profile import read_profile
+from benchmarks.gpu_work import WORKLOADS
+from benchmarks.large_models import QWEN2_5_14B, QWEN2_5_VL_7B, QWEN3_VL_8B, LargeModel, write_large_model
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [(QWEN2_5_VL_7B, 8.29), (QWEN3_VL_8B, 8.77), (QWEN2_5_14B, 14.77)],
+    ids=lambda value: value.repo_id if isinstance(value, LargeModel) else "",
+)
+def test_models_without_weights_have_as_many_parameters_as_the_published_ones(
+    tmp_path: Path, model: LargeModel, billions: float
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    folder = write_large_model(model, tmp_path)
+    config = AutoConfig.from_pretrained(folder)
+    kind: Any = AutoModelForCausalLM if model is QWEN2_5_14B else AutoModelForImageTextToText
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in kind.from_config(config).parameters())
+    assert parameters / 1e9 == pytest.approx(billions, abs=0.005)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert len(tokenizer) == model.vocab_size
+    assert tokenizer.encode("<|im_end|>") == [config.get_text_config().eos_token_id]
+    if model is not QWEN2_5_14B:
+        assert tokenizer.encode("<|video_pad|>") == [config.video_token_id]
+
+
+def test_answers_have_the_same_lengths_in_every_run_and_windows_numbers_of_their_own(tmp_path: Path) -> None:
+    work = WORKLOADS["demo"]
+    assert work.lengths(50) == work.lengths(100)[:50]
+    assert {min(work.lengths(500)), max(work.lengths(500))} == set(work.tokens)
+    clips = work.clips(tmp_path)
+    ids = [window.window_id for _ in range(3) for window in next(clips).windows]
+    assert ids == ["0", "1", "2", "3", "4", "5"]
+    requests = work.requests(tmp_path, 3)
+    assert [request.generation.max_output_tokens for request in requests] == work.lengths(3)
+    assert requests[0].frames is requests[2].frames
+
+
+def test_kernels_of_a_profile_belong_to_what_launched_them(tmp_path: Path) -> None:
+    def event(name: str, category: str, start_us: float, us: float, correlation: int = 0) -> dict[str, Any]:
+        args = {"correlation": correlation}
+        return {"ph": "X", "name": name, "cat": category, "ts": start_us, "dur": us, "args": args}
+
+    events = [
+        event("gpu_model_runner: preprocess", "user_annotation", 0, 100),
+        event("gpu_model_runner: forward", "user_annotation", 100, 100),
+        event("cudaLaunchKernel", "cuda_runtime", 50, 5, 1),
+        event("cudaLaunchKernel", "cuda_runtime", 150, 5, 2),
+        event("cudaLaunchKernel", "cuda_runtime", 160, 5, 3),
+        event("cuLaunchKernel", "cuda_driver", 250, 5, 4),
+        event("void gemm<float>(int)", "kernel", 1000, 2000, 1),
+        event("gemm", "kernel", 3000, 3000, 2),
+        event("norm", "kernel", 5000, 2000, 3),
+        event("sample", "kernel", 9000, 1000, 4),
+    ]
+    with gzip.open(tmp_path / "worker.pt.trace.json.gz", "wt") as stream:
+        json.dump({"traceEvents": events}, stream)
+    with gzip.open(tmp_path / "front.json.gz", "wt") as stream:
+        json.dump({"traceEvents": []}, stream)
+    assert read_profile(tmp_path, 2) == {
+        "span_ms": 4.5,
+        "busy_ms": 3.5,
+        "scopes": {
+            "vision tower and inputs": {"ms": 1.0, "gemm": 1.0},
+            "language model": {"ms": 2.5, "gemm": 1.5, "norm": 1.0},
+            "sampling and the rest": {"ms": 0.5, "sample": 0.5},
+        },
+    }
+
+
+def test_figures_of_an_earlier_run_are_kept_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    figures = {"mode": "gpu_alone", "device": "a card", "versions": {"vllm": "1"}, "windows_per_s": 1.23456}
+    for add in (False, True, True):
+        Results(path, "qwen", add=add).add_all([dict(figures), {"profile_ms_per_window": {}}], "bf16", "{}")
+    written = json.loads(path.read_text())
+    assert [(one["mode"], one["windows_per_s"]) for one in written["modes"]] == [
+        ("gpu_alone_bf16", 1.2346)
+    ] * 3
+    assert all(one["profile_ms_per_window"] == {} for one in written["modes"])
+    assert written["machine"]["device"] == "a card"
