@@ -19,13 +19,14 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gpu_clients import Engine
-from benchmarks.gpu_llm import PROFILE_MARK, LLMOrder, command
+from benchmarks.gpu_llm import BEGIN_MARK, PROFILE_MARK, LLMOrder, command
 from benchmarks.gpu_work import WORKLOADS
 from benchmarks.moving_clips import make_case
 from conf.engine import EngineSettings, vllm_argument
@@ -45,6 +46,7 @@ RESULTS = Path(__file__).parent / "results" / "gpu_captions.json"
 PEER = ("peer_chunks_16", "peer_chunks_8", "llm_all_at_once")
 MODES = (*PEER, "gpu_alone", "engine")
 PEER_WINDOWS = 48
+PROFILED = 32
 WINDOWS = 200
 
 
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the modes and prints the figures."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     given = _arguments(argv)
-    work, results = WORKLOADS[given.work], Results(given.results, given.work, add=given.add)
+    work, results = WORKLOADS[given.work], Results(given.results, given.work, run=given.run, add=given.add)
     folder = Path(given.folder or tempfile.mkdtemp(prefix="gpu_captions-"))
     folder.mkdir(parents=True, exist_ok=True)
     make_case(work.clip, folder)
@@ -101,21 +103,18 @@ def main(argv: list[str] | None = None) -> int:
         folder, fp8=given.fp8, max_in_flight=given.max_in_flight, dtype=given.dtype, vllm_arguments=more
     )
     precision = "fp8" if given.fp8 else {"bfloat16": "bf16"}.get(given.dtype, given.dtype)
-    for name in PEER:
-        if name in given.modes:
-            order = LLMOrder(settings.model_dump(mode="json"), given.work, str(folder), {})
-            order.modes.update({peer: given.peer_windows for peer in PEER if peer in given.modes})
-            results.add_all(run_llm(order), precision, "the peer's")
-            break
+    order = LLMOrder(settings.model_dump(mode="json"), given.work, str(folder))
+    if peer := {name: given.peer_windows for name in PEER if name in given.modes}:
+        results.add_all(run_llm(replace(order, modes=peer)), precision, "the peer's")
     if "gpu_alone" in given.modes:
-        order = LLMOrder(
-            settings.model_dump(mode="json"),
-            given.work,
-            str(folder),
-            {"gpu_alone": given.windows},
-            str(folder.absolute() / f"profile_{precision}") if given.profile else None,
-        )
-        results.add_all(run_llm(order), precision, _told(settings))
+        alone = replace(order, modes={"gpu_alone": given.windows})
+        results.add_all(run_llm(alone), precision, _told(settings))
+    if "gpu_alone" in given.modes and given.profile:
+        # Measured apart: what makes a profile costs time.
+        traces = folder.absolute() / f"profile_{precision}"
+        shutil.rmtree(traces, ignore_errors=True)
+        profiled = replace(order, modes={"gpu_alone": PROFILED}, profile=str(traces))
+        results.add_all(run_llm(profiled), precision, _told(settings))
     if "engine" in given.modes:
         run_engine(given, settings, folder, precision, results)
     results.show()
@@ -135,9 +134,10 @@ def run_llm(order: LLMOrder) -> Iterator[dict[str, Any]]:
     ):
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("{"):
-                yield json.loads(line) | {"card": card.figures()}
+            if line.startswith(BEGIN_MARK):
                 card.readings.clear()
+            elif line.startswith("{"):
+                yield json.loads(line) | {"card": card.figures()}
             elif line.startswith(PROFILE_MARK):
                 yield {"profile_ms_per_window": json.loads(line.removeprefix(PROFILE_MARK))}
             else:
@@ -155,7 +155,13 @@ def run_engine(
     with Engine(settings, gpu) as engine:
         for clients in given.clients:
             with Card() as card:
-                figures = engine.caption(given.work, folder, clients=clients, clips=-(-given.windows // rows))
+                figures = engine.caption(
+                    given.work,
+                    folder,
+                    clients=clients,
+                    clips=-(-given.windows // rows),
+                    on_begin=card.readings.clear,
+                )
             figures |= {"mode": "engine", "card": card.figures()}
             results.add_all([figures], precision, _told(settings))
 
@@ -168,9 +174,9 @@ def _told(settings: EngineSettings) -> str:
 class Results:
     """The figures of all modes, in a file and in a table."""
 
-    def __init__(self, path: Path, work: str, *, add: bool) -> None:
+    def __init__(self, path: Path, work: str, *, run: str = "", add: bool = False) -> None:
         self.path = path
-        self.work = work
+        self.known = {"work": work} | ({"run": run} if run else {})
         self.modes: list[dict[str, Any]] = json.loads(path.read_text())["modes"] if add else []
         self.old = len(self.modes)
 
@@ -180,7 +186,7 @@ class Results:
             if "mode" in one:
                 known = {
                     "mode": f"{one.pop('mode')}_{precision}",
-                    "work": self.work,
+                    **self.known,
                     "settings": settings,
                     "measured": time.strftime("%Y-%m-%d %H:%M"),
                 }
@@ -238,7 +244,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", choices=sorted(WORKLOADS), default="qwen", help="model and clips")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="what to run, in this order")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="what to run")
     parser.add_argument("--fp8", action="store_true", help="FP8 weights, for the peer as well")
     parser.add_argument("--dtype", default="bfloat16", help="type of weights and activations")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="of gpu_alone and engine")
@@ -252,6 +258,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", help="for clips and checkpoints; a temporary one when absent")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file for the figures")
     parser.add_argument("--add", action="store_true", help="keep the figures that are in the file")
+    parser.add_argument("--run", default="", help="what to call this run in the file")
     given = parser.parse_args(argv)
     if given.profile and not NVIDIA_DEVICE.exists():
         parser.error("--profile needs a card")

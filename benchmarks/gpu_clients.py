@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -83,7 +83,10 @@ def run_client(order: ClientOrder) -> None:
         def submit(request: CaptionRequest) -> "Future[Reply]":
             length = lengths[int(request.request_key) % len(lengths)]
             generation = Generation(max_output_tokens=length)
-            return client.submit(replace(request, generation=generation))
+            # As the UDFs do, so that whoever only looks on takes no share of the engine.
+            return client.submit(
+                replace(request, generation=generation), settings.max_in_flight // order.step
+            )
 
         def caption(clips: list[ClipWork]) -> Iterator[dict[str, Any]]:
             # One clip is a batch, as a row is to Spark where there are few.
@@ -141,7 +144,9 @@ class Engine:
         self.client.stop_host()
         self.client.close()
 
-    def caption(self, work: str, folder: Path, *, clients: int, clips: int) -> dict[str, Any]:
+    def caption(
+        self, work: str, folder: Path, *, clients: int, clips: int, on_begin: Callable[[], None]
+    ) -> dict[str, Any]:
         """Has `clients` processes caption `clips` clips; returns the figures."""
         orders = [
             ClientOrder(
@@ -160,6 +165,7 @@ class Engine:
             for process in processes:
                 if _line(process) != "ready":
                     raise RuntimeError("a client ended before it was ready; what it said is above")
+            on_begin()
             with Watch(self.client) as watch:
                 start = time.monotonic()
                 for process in processes:
@@ -218,8 +224,8 @@ class Watch:
 
     def _watch(self) -> None:
         while True:
-            reading = EngineReading("engine", time.monotonic(), self._client.status()["busy_s"])
-            self._readings.append(reading)
+            if (busy_s := self._client.status()["busy_s"]) is not None:
+                self._readings.append(EngineReading("engine", time.monotonic(), busy_s))
             if self._stop.wait(SAMPLE_EVERY_S):
                 return
 

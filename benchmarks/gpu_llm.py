@@ -25,8 +25,8 @@ PEER_MEMORY_SHARE = 0.85
 PEER_BATCHED_TOKENS = 32_768
 PEER_MODEL_LEN = 32_768
 WARM_UP = 8
-PROFILED = 32
 PROFILE_MARK = "PROFILE "
+BEGIN_MARK = "BEGIN"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LLMOrder:
         work: name of the workload.
         folder: where clips are.
         modes: windows of each mode, by its name, in this order.
-        profile: folder for a profile of `gpu_alone`; None for none.
+        profile: folder for a profile, which then is all that is made; None for none.
     """
 
     settings: dict[str, Any]
@@ -145,16 +145,12 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
     arguments = vllm_compat.engine_arguments(settings, vllm_compat.find_device())
     arguments.pop("enable_log_requests")
     if order.profile is not None:
-        options = {
-            "profiler": "torch",
-            "torch_profiler_dir": order.profile,
-            "torch_profiler_with_stack": False,
-        }
-        arguments["profiler_config"] = options
+        options = {"profiler": "torch", "torch_profiler_dir": order.profile}
+        arguments["profiler_config"] = options | {"torch_profiler_with_stack": False}
     llm = LLM(**arguments)
     start_s = time.monotonic() - start
     renderer = Renderer(llm.renderer, settings)
-    assert (reason := renderer.why_not_bytes()) is None, reason
+    assert (reason := renderer.probe_bytes()) is None, reason
     assert llm.collective_rpc("take_bytes", args=(renderer.image_mean, renderer.image_std)) == [True]
     renderer.takes_bytes = True
     text = renderer.prompt_text(caption_messages(PROMPT))
@@ -168,12 +164,13 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
         return list(llm.wait_for_completion(use_tqdm=False))
 
     generate(rendered[windows:], [16] * WARM_UP)
-    tell(mode, lambda: generate(rendered[:windows], work.lengths(windows)), engine_start_s=start_s)
-    if order.profile is not None:
-        llm.start_profile()
-        generate(rendered[:PROFILED], work.lengths(PROFILED))
-        llm.stop_profile()
-        print(PROFILE_MARK + json.dumps(read_profile(Path(order.profile), PROFILED)), flush=True)
+    if order.profile is None:
+        tell(mode, lambda: generate(rendered[:windows], work.lengths(windows)), engine_start_s=start_s)
+        return
+    llm.start_profile()
+    generate(rendered[:windows], work.lengths(windows))
+    llm.stop_profile()
+    print(PROFILE_MARK + json.dumps(read_profile(Path(order.profile), windows)), flush=True)
 
 
 async def _render(renderer: Renderer, requests: list[Any], settings: EngineSettings, text: str) -> list[Any]:
@@ -184,7 +181,8 @@ async def _render(renderer: Renderer, requests: list[Any], settings: EngineSetti
 
 
 def tell(mode: str, generate: Callable[[], list[Any]], *, engine_start_s: float) -> None:
-    """Prints how long it takes."""
+    """Prints that it begins, and how long it takes."""
+    print(BEGIN_MARK, flush=True)
     start, cpu_s = time.monotonic(), time.process_time()
     outputs = generate()
     wall_s = time.monotonic() - start

@@ -37,9 +37,14 @@ DECIDED_ELSEWHERE = {
     "max_num_seqs": "engine.max_in_flight",
     "enable_prefix_caching": "disable_mmcache",
     "mm_processor_cache_gb": "disable_mmcache",
+    "mm_processor_cache_type": "frames are handed to the engine as they are",
     "limit_mm_per_prompt": "one video for each window",
     "trust_remote_code": "code from a checkpoint is never run",
     "worker_extension_cls": "the engine's own worker",
+    "tensor_parallel_size": "one engine for each GPU",
+    "pipeline_parallel_size": "one engine for each GPU",
+    "data_parallel_size": "one engine for each GPU",
+    "hf_token": "HF_TOKEN in the environment, since arguments are written down with the run",
 }
 
 

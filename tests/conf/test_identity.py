@@ -137,6 +137,13 @@ def test_a_setting_that_only_changes_speed_or_place_repeats_no_work(flag: str) -
     assert changed_by({flag: NEUTRAL[flag]}) == set()
 
 
+def test_arguments_for_vllm_are_the_same_however_they_are_written() -> None:
+    one = {"--vllm-argument": ("kv_cache_dtype=fp8", "block_size=16")}
+    other = {"--vllm-argument": ("block-size= 16", "--kv-cache-dtype=fp8")}
+    assert ids(one) == ids(other) != ids()
+    assert ids(one)["windows"] == ids()["windows"]
+
+
 def test_a_value_spelt_out_that_is_the_default_repeats_no_work() -> None:
     spelt_out = {
         flag: not field.info.default if field.negated else field.info.default

@@ -17,6 +17,8 @@ from tests.engine_fixtures import CHECKPOINTS
         (("kv cache=fp8",), "'kv cache=fp8' is not NAME=VALUE"),
         (("max_num_seqs=4",), "max_num_seqs cannot be given here; it follows from: engine.max_in_flight"),
         (("trust-remote-code=true",), "code from a checkpoint is never run"),
+        (("tensor-parallel-size=2",), "one engine for each GPU"),
+        (("hf_token=secret",), "HF_TOKEN in the environment"),
         (("block_size=16", "block-size=32"), "block_size is given twice"),
     ],
 )

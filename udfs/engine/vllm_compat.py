@@ -283,16 +283,17 @@ class Engine:
     async def hand_bytes_over(self) -> None:
         """Has the model rescale and normalize pixels, so that they travel to it as `uint8`.
 
-        That takes a fifth of the processor's time and half the bytes of bfloat16. Where it cannot be, the
-        processor does it as ever, and the log says so.
+        Where it cannot be, the processor does it as ever, and the log says so.
         """
         renderer = self.renderer
         try:
-            reason = renderer.why_not_bytes()
+            reason = renderer.probe_bytes()
+            if getattr(self._llm.vllm_config.compilation_config, "cudagraph_mm_encoder", False):
+                reason = "CUDA graphs of the vision tower take pixels as they come"
             if reason is None and not await self.call_worker(
                 "take_bytes", renderer.image_mean, renderer.image_std
             ):
-                reason = "vLLM's model class has no _parse_and_validate_video_input"
+                reason = "vLLM's model class takes videos in another way"
         except Exception as error:
             if is_engine_death(error):
                 raise

@@ -1,7 +1,9 @@
 """What is said to vLLM's renderer, which turns conversations and frames into the engine's input."""
 
+import asyncio
 import json
 import logging
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 BYTES_TOLERANCE = 1e-5
 MAX_PATTERNS = 256
+
+Kind = tuple[str, tuple[int, ...], str]
+"""The text in front of the video, the shape of the frames, and what the model is told of their times."""
 
 
 def model_type(model_path: str) -> str:
@@ -57,7 +62,7 @@ class Renderer:
         self._bare_video = self._takes_bare_video()
         self.takes_bytes = False
         self._layout: tuple[int, int, int] | None = None
-        self._patterns: dict[tuple[str, tuple[int, ...], str], Pattern | None] = {}
+        self._patterns: dict[Kind, asyncio.Task[Pattern | None]] = {}
         self._told: set[tuple[bool, str]] = set()
 
     def _find_template(self, settings: EngineSettings) -> Any:
@@ -97,10 +102,13 @@ class Renderer:
             )
         return False
 
-    def why_not_bytes(self) -> str | None:
-        """Returns why the model cannot prepare pixels in the processor's stead; None where it can.
+    def probe_bytes(self) -> str | None:
+        """Finds out what of the processor's work the model can do in its stead.
 
         One small window goes through the processor both ways.
+
+        Returns:
+            Why the model cannot rescale and normalize; None where it can.
         """
         import torch
 
@@ -155,14 +163,8 @@ class Renderer:
         before, _, after = text.partition(BARE_VIDEO_PLACEHOLDER)
         ((_, metadata),) = prompt["multi_modal_data"]["video"]
         kind = (before, request.frames.shape, json.dumps(metadata))
-        if kind not in self._patterns:
-            if len(self._patterns) == MAX_PATTERNS:
-                self._patterns.pop(next(iter(self._patterns)))
-            first = await self._render(prompt | {"multi_modal_uuids": {"video": [f"{cache_key}?"]}})
-            self._patterns[kind] = Pattern.of(first, after, self._token_ids)
-            if self._patterns[kind] is None:
-                logger.warning("windows of %s go through the model's processor one by one", self.model_type)
-        if (pattern := self._patterns[kind]) is None:
+        pattern = await self._pattern(kind, prompt, after)
+        if pattern is None:
             return await self._render(prompt)
         return pattern.filled(
             request.frames,
@@ -172,6 +174,29 @@ class Renderer:
             tail=self._token_ids(after.removeprefix(pattern.dropped)),
             cache_key=cache_key,
         )
+
+    async def _pattern(self, kind: Kind, prompt: dict[str, Any], after: str) -> Pattern | None:
+        """Returns the pattern of a kind of windows; those that come while it is made wait for it."""
+        task = self._patterns.get(kind)
+        if task is None:
+            while len(self._patterns) >= MAX_PATTERNS:
+                self._patterns.pop(next(iter(self._patterns)))
+            task = self._patterns[kind] = asyncio.create_task(self._make_pattern(kind, prompt, after))
+        # The window that came first may be aborted; the others need the pattern still.
+        return await asyncio.shield(task)
+
+    async def _make_pattern(self, kind: Kind, prompt: dict[str, Any], after: str) -> Pattern | None:
+        """Has vLLM render a window, under a name of its own that no cache knows."""
+        try:
+            first = await self._render(prompt | {"multi_modal_uuids": {"video": [str(uuid.uuid4())]}})
+        except Exception:
+            # What is wrong with this window may be right with the next one.
+            self._patterns.pop(kind, None)
+            return None
+        pattern = Pattern.of(first, after, self._token_ids)
+        if pattern is None:
+            logger.warning("windows of %s go through the model's processor one by one", self.model_type)
+        return pattern
 
     async def render_text(self, text: str) -> Any:
         """Returns a prompt without a video as the engine takes it."""

@@ -88,7 +88,7 @@ def render_job(job: RenderJob) -> list[Rendered]:
     arguments = vllm_compat.engine_arguments(settings, vllm_compat.Device("cpu", None))
     config = AsyncEngineArgs(**arguments).create_engine_config()
     renderer = Renderer(renderer_from_config(config), settings)
-    renderer.takes_bytes = job.takes_bytes and renderer.why_not_bytes() is None
+    renderer.takes_bytes = job.takes_bytes and renderer.probe_bytes() is None
     model = get_model_cls(config.model_config)
     # The model's own code for positions needs nothing of the model but its configuration.
     positions = model.__new__(model)
