@@ -129,6 +129,8 @@ def _another(field: SettingField, value: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 1
+    if isinstance(value, tuple):
+        return ("name=value",)
     choices = [choice for choice in get_args(field.info.annotation) if isinstance(choice, str)]
     return choices[-1] if choices and choices[-1] != value else "another"
 

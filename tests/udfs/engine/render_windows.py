@@ -93,9 +93,13 @@ def render_job(job: RenderJob) -> list[Rendered]:
     # The model's own code for positions needs nothing of the model but its configuration.
     positions = model.__new__(model)
     object.__setattr__(positions, "config", config.model_config.hf_config)
-    return [
-        asyncio.run(render(renderer, positions, request, str(k))) for k, request in enumerate(job.requests)
-    ]
+    return asyncio.run(render_all(renderer, positions, job.requests))
+
+
+async def render_all(renderer: Renderer, model: Any, requests: list[CaptionRequest]) -> list[Rendered]:
+    """Renders all at once, as the host does."""
+    jobs = [render(renderer, model, request, str(k)) for k, request in enumerate(requests)]
+    return list(await asyncio.gather(*jobs))
 
 
 async def render(renderer: Renderer, model: Any, request: CaptionRequest, cache_key: str) -> Rendered:

@@ -342,6 +342,20 @@ def test_requests_of_a_client_that_dies_are_aborted(
     assert not left
 
 
+def test_a_first_window_that_is_refused_spoils_no_other_of_its_kind(vision_engine: EngineClient) -> None:
+    frames = [colour_frames(k, 6, 84, 252) for k in range(5)]
+    prompts = ["word " * 40_000, "What?", "What?", "word " * 40_000, "What moves?"]
+    requests = [
+        caption_request(f"kind{k}", frames=frames[k], prompt=prompt) for k, prompt in enumerate(prompts)
+    ]
+    replies = answers([vision_engine.submit(request, len(requests)) for request in requests])
+    assert [reply.error is None for reply in replies] == [False, True, True, False, True]
+    assert all(str(MAX_MODEL_LEN) in str(replies[k].error) for k in (0, 3))
+    # Alone, when its kind is known, each says the same.
+    for request, reply in zip(requests, replies, strict=True):
+        assert vision_engine.submit(request).result(TIMEOUT_S).text == reply.text
+
+
 def test_requests_that_the_engine_refuses_leave_no_frames_behind(vision_engine: EngineClient) -> None:
     too_long = "word " * 40_000
     for k in range(3):

@@ -1,5 +1,6 @@
 """What runs beside the model: pixels that it rescales and normalizes itself."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import transformers
 from transformers import AutoProcessor
 
 from tests.engine_fixtures import CHECKPOINTS
+from udfs.engine.vllm_compat import Engine
 from udfs.engine.worker import FRAMES_MARK, WorkerExtension, normalized
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -83,3 +85,12 @@ def test_a_model_is_given_floats_and_other_tensors_as_they_are() -> None:
 
 def test_a_model_of_another_kind_says_so() -> None:
     assert extension_of(object()).take_bytes(MEAN, STD) is False
+
+
+def test_a_tower_in_cuda_graphs_is_not_left_to_prepare_pixels() -> None:
+    engine = object.__new__(Engine)
+    config = SimpleNamespace(compilation_config=SimpleNamespace(cudagraph_mm_encoder=True))
+    engine._llm = SimpleNamespace(vllm_config=config)
+    engine.renderer = SimpleNamespace(probe_bytes=lambda: None, model_type="qwen2_5_vl", takes_bytes=True)
+    asyncio.run(engine.hand_bytes_over())
+    assert engine.renderer.takes_bytes is False
