@@ -24,7 +24,7 @@ from jobs.idle import idle_share
 from udfs.captioning import ClipWork, caption_clips
 from udfs.engine.client import EngineClient
 from udfs.engine.requests import CaptionRequest, EngineReading, Generation, Reply
-from udfs.engine.slot import Slot
+from udfs.engine.slot import Slot, process_group_and_session
 from udfs.ordered import done
 
 WARM_UP_CLIPS = 2
@@ -55,19 +55,13 @@ class ClientOrder:
     clips: int
 
 
-def cpu_s() -> float:
-    """CPU seconds of this process."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 def decoding_cpu_s(work: Workload, clips: list[ClipWork]) -> float:
     """CPU seconds of decoding and resizing alone, for each window."""
-    before, windows = cpu_s(), 0
+    before, windows = time.process_time(), 0
     nobody: Future[Reply] = done(Reply(text=""))
     for answers in caption_clips([clips], lambda request: nobody, work.plan(max_pending=256)):
         windows += sum(map(len, answers))
-    return (cpu_s() - before) / windows
+    return (time.process_time() - before) / windows
 
 
 def run_client(order: ClientOrder) -> None:
@@ -97,9 +91,9 @@ def run_client(order: ClientOrder) -> None:
         assert len(list(caption(warm)))
         print("ready", flush=True)
         sys.stdin.readline()
-        before = cpu_s()
+        before = time.process_time()
         answers = list(caption(mine))
-        spent = cpu_s() - before
+        spent = time.process_time() - before
     wanted = [window.window_id for clip in mine for window in clip.windows]
     assert [answer["window_id"] for answer in answers] == wanted, "one row a window, in order"
     failed = [answer for answer in answers if answer["caption_status"] == "error"]
@@ -235,7 +229,7 @@ class Watch:
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds of host and engine."""
-        return {name: self._after[name] - self._before.get(name, 0.0) for name in self._after}
+        return {name: self._after[name] - self._before[name] for name in self._after}
 
     def peak_mib(self) -> dict[str, float]:
         """Greatest resident memory of host and engine so far."""
@@ -254,22 +248,12 @@ class Watch:
 
 def _group(leader: int) -> list[int]:
     """Processes of the session that the host leads."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if int(_stat(folder)[3]) == leader:
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
-
-
-def _stat(folder: Path) -> list[str]:
-    return (folder / "stat").read_text().rpartition(")")[2].split()
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if (process_group_and_session(pid) or (0, 0))[1] == leader]
 
 
 def _process_cpu_s(pid: int) -> float:
-    fields = _stat(Path("/proc") / str(pid))
+    fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 

@@ -18,7 +18,7 @@ from jobs.pending import pending_windows
 from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
-from jobs.stage import Fill, JobContext, Stage, StageKind, with_clips
+from jobs.stage import JobContext, Stage, StageKind, with_clips
 from jobs.weights import provide_weights
 from jobs.windows import media_limits
 from schemas.captions import CAPTIONS
@@ -121,7 +121,6 @@ def stage(context: JobContext) -> Stage:
     def provide(lake: Lake) -> None:
         provide_weights(lake.spark, caption_engine(settings))
 
-    fill = Fill(CAPTIONS, "caption_config_id", config, lambda answered: rows_of(answered, settings))
     return Stage(
         CAPTIONS,
         "caption_config_id",
@@ -130,7 +129,7 @@ def stage(context: JobContext) -> Stage:
         pending,
         rows,
         provide,
-        fills=(fill,),
+        select=lambda answered: rows_of(answered, settings),
         engine="answer.engine",
     )
 

@@ -17,7 +17,7 @@ from jobs.pending import current_windows
 from jobs.pipeline import run_stages
 from jobs.report import Report
 from jobs.session import parallelism
-from jobs.stage import Fill, JobContext, Stage, StageKind
+from jobs.stage import JobContext, Stage, StageKind
 from jobs.weights import provide_weights
 from schemas.captions import CAPTIONS
 from schemas.enhancements import ENHANCEMENTS
@@ -133,7 +133,6 @@ def stage(context: JobContext) -> Stage:
     def provide(lake: Lake) -> None:
         provide_weights(lake.spark, text_engine(settings))
 
-    fill = Fill(ENHANCEMENTS, "enhance_config_id", config, lambda answered: rows_of(answered, settings))
     return Stage(
         ENHANCEMENTS,
         "enhance_config_id",
@@ -142,7 +141,7 @@ def stage(context: JobContext) -> Stage:
         pending,
         rows,
         provide,
-        fills=(fill,),
+        select=lambda answered: rows_of(answered, settings),
         engine="answer.engine",
     )
 

@@ -87,7 +87,8 @@ class Stage:
         pending: `(lake, condition on clip_no)` to the keys without a row, with `clip_no` and `attempt`.
         rows: pending keys of one chunk to the rows for the table.
         provide: called once before the first chunk, where there is work: brings what the executors need.
-        fills: where the rows go, one commit after the other; when empty, to the table as they are.
+        select: the rows to those of the table.
+        fills: where the rows go, one commit after the other; when empty, to the table.
         engine: where its rows have the reading of the engine that answered, see `caption_udf.ENGINE`; None
             for a stage without a model.
     """
@@ -99,6 +100,7 @@ class Stage:
     pending: Callable[[Lake, str], DataFrame]
     rows: Callable[[Lake, Chunk, DataFrame], DataFrame]
     provide: Callable[[Lake], None] = lambda lake: None
+    select: Callable[[DataFrame], DataFrame] = lambda rows: rows
     fills: tuple[Fill, ...] = ()
     engine: str | None = None
 
@@ -109,7 +111,7 @@ class Stage:
     @property
     def all_fills(self) -> tuple[Fill, ...]:
         """Where the rows go."""
-        return self.fills or (self.fill(lambda rows: rows),)
+        return self.fills or (self.fill(self.select),)
 
 
 def no_check(settings: Settings) -> None:

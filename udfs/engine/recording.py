@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from udfs.engine.requests import CaptionRequest, Request
-from udfs.engine.vllm_renderer import video_item
+from udfs.engine.vllm_pattern import video_item
 from udfs.engine.worker import FRAMES_MARK, patches
 
 SMALL = 64

@@ -40,7 +40,7 @@ class Pattern:
             token_ids: the tokenizer.
         """
         (place,) = rendered["mm_placeholders"]["video"]
-        item = rendered["mm_kwargs"]["video"][0]
+        item = video_item(rendered)
         end = place.offset + place.length
         ids = list(rendered["prompt_token_ids"])
         if item is None or PIXELS not in item:
@@ -74,15 +74,14 @@ class Pattern:
         """
         import torch
 
-        item = copy.copy(self.rendered["mm_kwargs"]["video"][0])
+        item = copy.copy(video_item(self.rendered))
         grid = item[GRID]
         # Frames and patches are as many values; vLLM counts the rows.
         pixels = torch.from_numpy(frames).view(prod(grid.data.tolist()), -1)
         item[PIXELS] = replace(item[PIXELS], data=pixels)
         item[FRAMES_MARK] = replace(grid, data=torch.tensor(layout))
         if SECONDS in item:
-            data = torch.full_like(item[SECONDS].data, seconds, dtype=torch.float32)
-            item[SECONDS] = replace(item[SECONDS], data=data)
+            item[SECONDS] = with_seconds(item[SECONDS], seconds)
         return _with_item(self.rendered, item) | {
             "prompt": text,
             "prompt_token_ids": [*self.head, *tail],
@@ -95,3 +94,18 @@ def _with_item(rendered: Any, item: Any) -> dict[str, Any]:
     """Returns a copy of `rendered` with another item for its video."""
     items = type(rendered["mm_kwargs"])({"video": [item]})
     return {**rendered, "mm_kwargs": items}
+
+
+def video_item(rendered: Any) -> Any:
+    """What the processor made of the video of a rendered prompt: tensors by name.
+
+    None where there is no video, and where vLLM has it in its cache already.
+    """
+    return ((rendered.get("mm_kwargs") or {}).get("video") or [None])[0]
+
+
+def with_seconds(element: Any, seconds: float) -> Any:
+    """Returns the seconds between pairs of frames as a model takes them, not rounded to its own type."""
+    import torch
+
+    return replace(element, data=torch.full_like(element.data, seconds, dtype=torch.float32))

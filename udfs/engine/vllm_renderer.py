@@ -20,7 +20,7 @@ from udfs.engine.rendering import (
     video_prompt,
 )
 from udfs.engine.requests import CaptionRequest
-from udfs.engine.vllm_pattern import Pattern
+from udfs.engine.vllm_pattern import GRID, PIXELS, SECONDS, Pattern, video_item, with_seconds
 from udfs.engine.worker import normalized, patches
 
 logger = logging.getLogger(__name__)
@@ -217,35 +217,23 @@ class Renderer:
         return rendered
 
 
-def video_item(rendered: Any) -> Any:
-    """What the processor made of the video of a rendered prompt: tensors by name.
-
-    None where there is no video, and where vLLM has it in its cache already.
-    """
-    return ((rendered.get("mm_kwargs") or {}).get("video") or [None])[0]
-
-
 def _keep_apart(rendered: Any) -> None:
     """Marks videos whose pixels are `uint8`, so that vLLM puts them into no batch with others.
 
     It joins the pixels of videos that have the same fields, whatever their types.
     """
     item = video_item(rendered)
-    if item is None or "pixel_values_videos" not in item:
+    if item is None or PIXELS not in item:
         return
-    if str(item["pixel_values_videos"].data.dtype) == "torch.uint8":
-        item["pixels_are_bytes"] = item["video_grid_thw"]
+    if str(item[PIXELS].data.dtype) == "torch.uint8":
+        item["pixels_are_bytes"] = item[GRID]
 
 
 def _restore_seconds(prompt: dict[str, Any], rendered: Any) -> None:
     """Puts the seconds between frames back, which vLLM has rounded to the model's type."""
     item = video_item(rendered)
-    if item is None or "second_per_grid_ts" not in item:
-        return
-    import torch
-
-    element = item["second_per_grid_ts"]
-    element.data = torch.full_like(element.data, _seconds_per_grid(prompt), dtype=torch.float32)
+    if item is not None and SECONDS in item:
+        item[SECONDS] = with_seconds(item[SECONDS], _seconds_per_grid(prompt))
 
 
 def _seconds_per_grid(prompt: dict[str, Any]) -> float:
