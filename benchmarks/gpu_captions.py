@@ -46,7 +46,6 @@ RESULTS = Path(__file__).parent / "results" / "gpu_captions.json"
 PEER = ("peer_chunks_16", "peer_chunks_8", "llm_all_at_once")
 MODES = (*PEER, "gpu_alone", "engine")
 PEER_WINDOWS = 48
-PROFILED = 32
 WINDOWS = 200
 
 
@@ -55,15 +54,17 @@ class Card:
     """What `nvidia-smi` says once a second while it is entered: how busy the card is, its power and clock.
 
     Attributes:
+        address: as `nvidia-smi` takes it.
         readings: (utilization in percent, power in watts, clock of its multiprocessors in MHz).
     """
 
+    address: str
     readings: list[tuple[float, float, float]] = field(default_factory=list)
     _process: "subprocess.Popen[str] | None" = None
 
     def __enter__(self) -> "Card":
         asked = "--query-gpu=utilization.gpu,power.draw,clocks.sm"
-        smi = ["nvidia-smi", "--id=0", asked, "--format=csv,noheader,nounits", "--loop-ms=1000"]
+        smi = ["nvidia-smi", f"--id={self.address}", asked, "--format=csv,noheader,nounits", "--loop-ms=1000"]
         try:
             self._process = subprocess.Popen(smi, stdout=subprocess.PIPE, text=True)
         except FileNotFoundError:
@@ -105,39 +106,37 @@ def main(argv: list[str] | None = None) -> int:
     precision = "fp8" if given.fp8 else {"bfloat16": "bf16"}.get(given.dtype, given.dtype)
     order = LLMOrder(settings.model_dump(mode="json"), given.work, str(folder))
     if peer := {name: given.peer_windows for name in PEER if name in given.modes}:
-        results.add_all(run_llm(replace(order, modes=peer)), precision, "the peer's")
+        results.add_all(run_llm(replace(order, modes=peer), given.card), precision, "the peer's")
     if "gpu_alone" in given.modes:
-        alone = replace(order, modes={"gpu_alone": given.windows})
-        results.add_all(run_llm(alone), precision, _told(settings))
-    if "gpu_alone" in given.modes and given.profile:
-        # Measured apart: what makes a profile costs time.
         traces = folder.absolute() / f"profile_{precision}"
         shutil.rmtree(traces, ignore_errors=True)
-        profiled = replace(order, modes={"gpu_alone": PROFILED}, profile=str(traces))
-        results.add_all(run_llm(profiled), precision, _told(settings))
+        alone = replace(
+            order, modes={"gpu_alone": given.windows}, profile=str(traces) if given.profile else None
+        )
+        results.add_all(run_llm(alone, given.card), precision, _told(settings))
     if "engine" in given.modes:
         run_engine(given, settings, folder, precision, results)
     results.show()
     return 0
 
 
-def run_llm(order: LLMOrder) -> Iterator[dict[str, Any]]:
+def run_llm(order: LLMOrder, card: str) -> Iterator[dict[str, Any]]:
     """Runs modes in a process of their own; yields what each cost, and a profile behind its mode."""
-    slot = Slot.of_process()
+    slot = _slot(card)
     environment = host_environment(slot, Place.of(slot, "benchmark"), sys.executable)
     del environment["VLLM_RPC_BASE_PATH"]  # a folder of the host's
     if order.profile is not None:
         environment["VLLM_CUSTOM_SCOPES_FOR_PROFILING"] = "1"
     with (
-        Card() as card,
+        Card(card) as readings,
         subprocess.Popen(command(order), stdout=subprocess.PIPE, text=True, env=environment) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith(BEGIN_MARK):
-                card.readings.clear()
+                readings.readings.clear()
             elif line.startswith("{"):
-                yield json.loads(line) | {"card": card.figures()}
+                yield json.loads(line) | {"card": readings.figures()}
             elif line.startswith(PROFILE_MARK):
                 yield {"profile_ms_per_window": json.loads(line.removeprefix(PROFILE_MARK))}
             else:
@@ -151,10 +150,9 @@ def run_engine(
 ) -> None:
     """Runs Captionlake's engine with each number of clients."""
     rows = len(next(WORKLOADS[given.work].clips(folder)).windows)
-    gpu = "0" if NVIDIA_DEVICE.exists() else None
-    with Engine(settings, gpu) as engine:
+    with Engine(settings, _slot(given.card)) as engine:
         for clients in given.clients:
-            with Card() as card:
+            with Card(given.card) as card:
                 figures = engine.caption(
                     given.work,
                     folder,
@@ -164,6 +162,10 @@ def run_engine(
                 )
             figures |= {"mode": "engine", "card": card.figures()}
             results.add_all([figures], precision, _told(settings))
+
+
+def _slot(card: str) -> Slot:
+    return Slot.of_process(gpu=card if NVIDIA_DEVICE.exists() else None)
 
 
 def _told(settings: EngineSettings) -> str:
@@ -250,6 +252,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=WINDOWS, help="of gpu_alone and engine")
     parser.add_argument("--peer-windows", type=int, default=PEER_WINDOWS, help="of each of the peer's modes")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="client processes")
+    parser.add_argument("--card", default="0", help="address of the card, where there are several")
     parser.add_argument("--max-in-flight", type=int, default=128, help="of Captionlake's engine")
     parser.add_argument(
         "--vllm-argument", action="append", default=[], metavar="NAME=VALUE", help="more, for our modes"

@@ -120,12 +120,12 @@ class Engine:
 
     Args:
         settings: of the engine.
-        gpu: address of its card; None on a machine without one.
+        slot: where it belongs.
     """
 
-    def __init__(self, settings: EngineSettings, gpu: str | None) -> None:
+    def __init__(self, settings: EngineSettings, slot: Slot) -> None:
         self.settings = settings
-        self.slot = Slot.of_process(gpu=gpu)
+        self.slot = slot
         self.client = EngineClient(settings, self.slot)
 
     def __enter__(self) -> "Engine":

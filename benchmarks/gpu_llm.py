@@ -8,9 +8,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ PEER_MEMORY_SHARE = 0.85
 PEER_BATCHED_TOKENS = 32_768
 PEER_MODEL_LEN = 32_768
 WARM_UP = 8
+BEFORE_PROFILE = 48
+PROFILED = 24
 PROFILE_MARK = "PROFILE "
 BEGIN_MARK = "BEGIN"
 
@@ -38,7 +40,7 @@ class LLMOrder:
         work: name of the workload.
         folder: where clips are.
         modes: windows of each mode, by its name, in this order.
-        profile: folder for a profile, which then is all that is made; None for none.
+        profile: folder for a profile of the card alone, made when its mode has been measured; None for none.
     """
 
     settings: dict[str, Any]
@@ -158,19 +160,31 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
     rendered = asyncio.run(_render(renderer, requests, settings, text))
     numbers = count()
 
-    def generate(prompts: list[Any], lengths: list[int]) -> list[Any]:
-        for prompt, parameters in zip(prompts, sampling(lengths), strict=True):
+    def enqueue(prompts: Iterable[Any], lengths: list[int]) -> None:
+        for prompt, parameters in zip(prompts, sampling(lengths), strict=False):
             llm.llm_engine.add_request(str(next(numbers)), prompt, parameters)
+
+    def generate(prompts: list[Any], lengths: list[int]) -> list[Any]:
+        enqueue(prompts, lengths)
         return list(llm.wait_for_completion(use_tqdm=False))
 
     generate(rendered[windows:], [16] * WARM_UP)
-    if order.profile is None:
-        tell(mode, lambda: generate(rendered[:windows], work.lengths(windows)), engine_start_s=start_s)
-        return
-    llm.start_profile()
-    generate(rendered[:windows], work.lengths(windows))
-    llm.stop_profile()
-    print(PROFILE_MARK + json.dumps(read_profile(Path(order.profile), windows)), flush=True)
+    tell(mode, lambda: generate(rendered[:windows], work.lengths(windows)), engine_start_s=start_s)
+    if order.profile is not None:
+        enqueue(cycle(rendered), work.lengths(settings.max_in_flight + BEFORE_PROFILE + PROFILED))
+        _finish(llm, BEFORE_PROFILE)
+        llm.start_profile()
+        profiled = _finish(llm, PROFILED)
+        llm.stop_profile()
+        print(PROFILE_MARK + json.dumps(read_profile(Path(order.profile), profiled)), flush=True)
+
+
+def _finish(llm: Any, least: int) -> int:
+    """Goes on until `least` windows more are finished, and another one begun for each; returns how many."""
+    finished = 0
+    while finished < least:
+        finished += sum(output.finished for output in llm.llm_engine.step())
+    return finished
 
 
 async def _render(renderer: Renderer, requests: list[Any], settings: EngineSettings, text: str) -> list[Any]:

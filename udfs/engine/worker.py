@@ -5,6 +5,7 @@ import os
 import select
 import threading
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,19 +81,28 @@ class WorkerExtension:
 
         model = self.model_runner.get_model()
         parse = getattr(model, "_parse_and_validate_video_input", None)
-        dtype = getattr(getattr(model, "visual", None), "dtype", None)
-        if parse is None or dtype is None:
+        tower: Any = getattr(model, "visual", None)
+        if parse is None or not hasattr(tower, "dtype"):
             return False
+        dtype, device = tower.dtype, tower.device
 
         def parse_bytes(**inputs: Any) -> Any:
             pixels, layout = inputs.get("pixel_values_videos"), inputs.pop(FRAMES_MARK, None)
             if pixels is not None and pixels.dtype == torch.uint8:
                 grids = inputs["video_grid_thw"].tolist()
+                pixels = _moved(pixels, device)
                 inputs["pixel_values_videos"] = _as_floats(pixels, grids, layout, mean, std, dtype)
             return parse(**inputs)
 
         model._parse_and_validate_video_input = parse_bytes
         return True
+
+
+def _moved(pixels: Any, device: Any) -> Any:
+    """Returns pixels on the device; a card copies them when it comes to that, and nobody waits for it."""
+    if device.type == "cuda" and not pixels.is_cuda:
+        pixels = pixels.pin_memory()
+    return pixels.to(device, non_blocking=True)
 
 
 def _as_floats(
@@ -148,15 +158,19 @@ def normalized(pixels: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
     Returns:
         `float32` of the same shape on the same device.
     """
-    import torch
-
-    # The processors scale mean and deviation instead of the pixels, in this type.
-    centre, spread = (
-        torch.tensor(values, dtype=torch.float32, device=pixels.device).mul(255.0).view(1, -1, 1)
-        for values in (mean, std)
-    )
+    centre, spread = _scale(tuple(mean), tuple(std), pixels.device)
     channels = pixels.view(len(pixels), len(mean), -1).float()
     return channels.sub_(centre).div_(spread).view(pixels.shape)
+
+
+@cache
+def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: Any) -> tuple[Any, Any]:
+    """Mean and deviation as they are applied; kept on the device, since bringing them there waits for it."""
+    import torch
+
+    # The processors scale these instead of the pixels, in this type.
+    centre, spread = (torch.tensor(values, dtype=torch.float32).mul(255.0) for values in (mean, std))
+    return centre.view(1, -1, 1).to(device), spread.view(1, -1, 1).to(device)
 
 
 def _end_group_after(pidfd: int, holder: Holder) -> None:

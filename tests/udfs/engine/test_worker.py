@@ -18,10 +18,10 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
 
 class Model:
-    """Has what vLLM's models of Qwen have: the method that takes a video's tensors, and the tower's type."""
+    """Has what vLLM's models of Qwen have: the method that takes a video's tensors, and a tower."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        self.visual = SimpleNamespace(dtype=dtype)
+        self.visual = SimpleNamespace(dtype=dtype, device=torch.device("cpu"))
 
     def _parse_and_validate_video_input(self, **inputs: Any) -> dict[str, Any]:
         return inputs
