@@ -1,6 +1,7 @@
 """Windows per second of one card: the peer's way, the card alone, and Captionlake's engine.
 
-    python -m benchmarks.gpu_captions [--fp8] [--modes MODE ...] [--work qwen|qwen3|demo]
+    python -m benchmarks.gpu_captions [--fp8] [--modes MODE ...]
+        [--work qwen|qwen3|qwen_text|demo|demo_text]
 
 Each mode captions windows of real clips with as many tokens as its answers are to have, by a model of the
 published dimensions with made-up weights. Modes:
@@ -10,8 +11,11 @@ published dimensions with made-up weights. Modes:
     gpu_alone                       everything rendered before: what the card does under our settings
     engine                          Captionlake's engine, fed by 1, 4 and 8 client processes that decode clips
 
-Prints a table, and writes `benchmarks/results/gpu_captions.json`. `--work demo` tries all of it on a machine
-without a card.
+`--work qwen_text` enhances captions instead, one for each window: `llm_all_at_once`, with as many in flight
+as the engine has, and `engine`, whose clients have captions in memory.
+
+Prints a table, and writes `benchmarks/results/gpu_captions.json`. `--work demo` and `--work demo_text` try
+all of it on a machine without a card.
 """
 
 import argparse
@@ -35,18 +39,14 @@ from rich.table import Table
 
 from benchmarks.gpu_clients import Engine
 from benchmarks.gpu_llm import BEGIN_MARK, PROFILE_MARK, LLMOrder, command
-from benchmarks.gpu_work import WORKLOADS
-from benchmarks.moving_clips import make_case
+from benchmarks.gpu_work import PEER, WORKLOADS, CaptionWorkload
 from conf.engine import EngineSettings, vllm_argument
 from udfs.engine.launch import host_environment
 from udfs.engine.runtime import Place
 from udfs.engine.slot import NVIDIA_DEVICE, Slot
 
 RESULTS = Path(__file__).parent / "results" / "gpu_captions.json"
-PEER = ("peer_chunks_16", "peer_chunks_8", "llm_all_at_once")
-MODES = (*PEER, "gpu_alone", "engine")
-PEER_WINDOWS = 48
-WINDOWS = 200
+MODES = CaptionWorkload.modes
 
 
 @dataclass
@@ -94,11 +94,11 @@ class Card:
 def main(argv: list[str] | None = None) -> int:
     """Runs the modes and prints the figures."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    given = _arguments(argv)
+    given = parse_arguments(argv)
     work, results = WORKLOADS[given.work], Results(given.results, given.work, run=given.run, add=given.add)
     folder = Path(given.folder or tempfile.mkdtemp(prefix="gpu_captions-"))
     folder.mkdir(parents=True, exist_ok=True)
-    make_case(work.clip, folder)
+    work.prepare(folder)
     more = dict(map(vllm_argument, given.vllm_argument))
     settings = work.settings(
         folder, fp8=given.fp8, max_in_flight=given.max_in_flight, dtype=given.dtype, vllm_arguments=more
@@ -149,15 +149,17 @@ def run_engine(
     given: argparse.Namespace, settings: EngineSettings, folder: Path, precision: str, results: "Results"
 ) -> None:
     """Runs Captionlake's engine with each number of clients."""
-    rows = len(next(WORKLOADS[given.work].clips(folder)).windows)
+    work = WORKLOADS[given.work]
+    windows = len(work.window_ids(next(work.items(folder))))
     with Engine(settings, _slot(given.card)) as engine:
-        for clients in given.clients:
+        for run, clients in enumerate(given.clients):
             with Card(given.card) as card:
                 figures = engine.caption(
                     given.work,
                     folder,
+                    run=run,
                     clients=clients,
-                    clips=-(-given.windows // rows),
+                    items=-(-given.windows // windows),
                     on_begin=card.readings.clear,
                 )
             figures |= {"mode": "engine", "card": card.figures()}
@@ -214,7 +216,17 @@ class Results:
     def show(self) -> None:
         """Prints the table; ratios are to the first mode of the run."""
         table = Table()
-        headings = ("mode", "clients", "windows/s", "ratio", "idle", "CPU s/window", "start s", "settings")
+        headings = (
+            "mode",
+            "clients",
+            "windows/s",
+            "ratio",
+            "tokens/s",
+            "idle",
+            "CPU s/window",
+            "start s",
+            "settings",
+        )
         for heading in headings:
             table.add_column(heading, overflow="fold")
         first = self.modes[self.old]["windows_per_s"]
@@ -225,6 +237,7 @@ class Results:
                 str(one.get("clients", "")),
                 f"{one['windows_per_s']:.2f}",
                 f"{one['windows_per_s'] / first:.2f}",
+                f"{one['output_tokens_per_s']:.0f}",
                 "" if idle is None else f"{100 * idle:.1f} %",
                 "\n".join(f"{name} {value:.3f}" for name, value in one["cpu_s_per_window"].items()),
                 f"{one['engine_start_s']:.0f}",
@@ -241,16 +254,19 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Returns what is given, with defaults that fit the work."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", choices=sorted(WORKLOADS), default="qwen", help="model and clips")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="what to run")
+    parser.add_argument(
+        "--work", choices=sorted(WORKLOADS), default="qwen", help="model and clips or captions"
+    )
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="what to run; all that the work has")
     parser.add_argument("--fp8", action="store_true", help="FP8 weights, for the peer as well")
     parser.add_argument("--dtype", default="bfloat16", help="type of weights and activations")
-    parser.add_argument("--windows", type=int, default=WINDOWS, help="of gpu_alone and engine")
-    parser.add_argument("--peer-windows", type=int, default=PEER_WINDOWS, help="of each of the peer's modes")
+    parser.add_argument("--windows", type=int, help="of gpu_alone and engine")
+    parser.add_argument("--peer-windows", type=int, help="of each of the peer's modes")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="client processes")
     parser.add_argument("--card", default="0", help="address of the card, where there are several")
     parser.add_argument("--max-in-flight", type=int, default=128, help="of Captionlake's engine")
@@ -265,7 +281,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     given = parser.parse_args(argv)
     if given.profile and not NVIDIA_DEVICE.exists():
         parser.error("--profile needs a card")
+    _fill_in(given, parser)
     return given
+
+
+def _fill_in(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """What depends on the work."""
+    work = WORKLOADS[given.work]
+    given.modes = given.modes or work.modes
+    if strangers := [mode for mode in given.modes if mode not in work.modes]:
+        parser.error(f"--work {given.work} has no mode {strangers[0]}; it has {', '.join(work.modes)}")
+    given.windows = given.windows or work.windows
+    given.peer_windows = given.peer_windows or work.peer_windows or given.windows
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Windows through Captionlake's engine, fed by client processes that decode clips as Spark's workers do.
+"""Windows through Captionlake's engine, fed by client processes that do what Spark's workers do.
 
 `benchmarks.gpu_captions` starts the processes; each takes its order as JSON on the command line, says "ready"
 when it has warmed up, begins when its standard input says so, and prints its figures as one line of JSON.
@@ -11,23 +11,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_work import WORKLOADS, Workload
+from benchmarks.gpu_work import WORKLOADS
 from conf.engine import EngineSettings
 from jobs.idle import idle_share
-from udfs.captioning import ClipWork, caption_clips
 from udfs.engine.client import EngineClient
-from udfs.engine.requests import CaptionRequest, EngineReading, Generation, Reply
+from udfs.engine.requests import EngineReading, Generation, Reply, Request
 from udfs.engine.slot import Slot, process_group_and_session
-from udfs.ordered import done
 
-WARM_UP_CLIPS = 2
 SAMPLE_EVERY_S = 0.5
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -41,40 +38,34 @@ class ClientOrder:
         work: name of the workload.
         folder: where clips are.
         slot: the engine's.
-        first: number of its first clip.
+        run: number of this run of the engine.
+        first: number of its first item.
         step: number of clients.
-        clips: clips of all clients together.
+        items: items of all clients together.
     """
 
     settings: dict[str, Any]
     work: str
     folder: str
     slot: dict[str, Any]
+    run: int
     first: int
     step: int
-    clips: int
-
-
-def decoding_cpu_s(work: Workload, clips: list[ClipWork]) -> float:
-    """CPU seconds of decoding and resizing alone, for each window."""
-    before, windows = time.process_time(), 0
-    nobody: Future[Reply] = done(Reply(text=""))
-    for answers in caption_clips([clips], lambda request: nobody, work.plan(max_pending=256)):
-        windows += sum(map(len, answers))
-    return (time.process_time() - before) / windows
+    items: int
 
 
 def run_client(order: ClientOrder) -> None:
-    """Captions this client's share of the clips."""
+    """Has this client's share of the items answered."""
     work, settings = WORKLOADS[order.work], EngineSettings(**order.settings)
-    clips = work.clips(Path(order.folder))
-    mine = list(islice(clips, order.first, order.clips, order.step))
-    warm = list(islice(clips, WARM_UP_CLIPS))
-    decoding_s = decoding_cpu_s(work, warm)
-    lengths = work.lengths(sum(len(clip.windows) for clip in mine) * order.step + 64)
+    items = work.items(Path(order.folder), order.run)
+    mine = list(islice(items, order.first, order.items, order.step))
+    warm = list(islice(items, work.warm_up))
+    decoding_s = work.decoding_cpu_s(warm)
+    wanted = [window_id for item in mine for window_id in work.window_ids(item)]
+    lengths = work.lengths(len(wanted) * order.step + 64)
     with EngineClient(settings, Slot(**order.slot)) as client:
 
-        def submit(request: CaptionRequest) -> "Future[Reply]":
+        def submit(request: Request) -> "Future[Reply]":
             length = lengths[int(request.request_key) % len(lengths)]
             generation = Generation(max_output_tokens=length)
             # As the UDFs do, so that whoever only looks on takes no share of the engine.
@@ -82,21 +73,17 @@ def run_client(order: ClientOrder) -> None:
                 replace(request, generation=generation), settings.max_in_flight // order.step
             )
 
-        def caption(clips: list[ClipWork]) -> Iterator[dict[str, Any]]:
-            # One clip is a batch, as a row is to Spark where there are few.
-            plan = work.plan(max_pending=2 * settings.max_in_flight)
-            for answers in caption_clips(([clip] for clip in clips), submit, plan):
-                yield from (answer for clip in answers for answer in clip)
+        def answer(items: list[Any]) -> list[dict[str, Any]]:
+            return list(work.answers(items, submit, max_pending=2 * settings.max_in_flight))
 
-        assert len(list(caption(warm)))
+        assert answer(warm)
         print("ready", flush=True)
         sys.stdin.readline()
         before = time.process_time()
-        answers = list(caption(mine))
+        answers = answer(mine)
         spent = time.process_time() - before
-    wanted = [window.window_id for clip in mine for window in clip.windows]
     assert [answer["window_id"] for answer in answers] == wanted, "one row a window, in order"
-    failed = [answer for answer in answers if answer["caption_status"] == "error"]
+    failed = [answer for answer in answers if answer[work.status] == "error"]
     assert not failed, failed[0]
     short = sum(answer["finish_reason"] != "length" for answer in answers)
     print(
@@ -107,7 +94,7 @@ def run_client(order: ClientOrder) -> None:
                 "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
                 "output_tokens": sum(answer["output_tokens"] for answer in answers),
                 "cpu_s": spent,
-                "decoding_cpu_s": decoding_s * len(answers),
+                "decoding_cpu_s": None if decoding_s is None else decoding_s * len(answers),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
         ),
@@ -139,18 +126,19 @@ class Engine:
         self.client.close()
 
     def caption(
-        self, work: str, folder: Path, *, clients: int, clips: int, on_begin: Callable[[], None]
+        self, work: str, folder: Path, *, run: int, clients: int, items: int, on_begin: Callable[[], None]
     ) -> dict[str, Any]:
-        """Has `clients` processes caption `clips` clips; returns the figures."""
+        """Has `clients` processes ask for `items` items; returns the figures."""
         orders = [
             ClientOrder(
                 self.settings.model_dump(mode="json"),
                 work,
                 str(folder),
                 asdict(self.slot),
+                run,
                 first,
                 clients,
-                clips,
+                items,
             )
             for first in range(clients)
         ]
@@ -172,8 +160,13 @@ class Engine:
             for process in processes:
                 process.kill()
                 process.wait()
-        total = {name: sum(one[name] for one in figures) for name in figures[0]}
+        total = {
+            name: sum(one[name] for one in figures) for name, value in figures[0].items() if value is not None
+        }
         windows = total["windows"]
+        cpu_s = {"clients": total["cpu_s"]}
+        if "decoding_cpu_s" in total:
+            cpu_s["of_that_decoding"] = total["decoding_cpu_s"]
         return {
             "clients": clients,
             "windows": windows,
@@ -182,15 +175,15 @@ class Engine:
             "ended_early": total["ended_early"],
             "prompt_tokens": total["prompt_tokens"] / windows,
             "output_tokens": total["output_tokens"] / windows,
+            "output_tokens_per_s": total["output_tokens"] / wall_s,
             "gpu_idle_share": watch.idle_share(),
             "cpu_s_per_window": {
-                "clients": total["cpu_s"] / windows,
-                "of_that_decoding": total["decoding_cpu_s"] / windows,
-                **{name: seconds / windows for name, seconds in watch.cpu_s().items()},
+                name: seconds / windows for name, seconds in (cpu_s | watch.cpu_s()).items()
             },
             "peak_mib": {"client": max(one["peak_mib"] for one in figures), **watch.peak_mib()},
             "engine_start_s": self.start_s,
             "takes_bytes": self.status["takes_bytes"],
+            "resolved": self.status["resolved"],
             "versions": self.status["versions"],
             "device": self.status["device"],
         }

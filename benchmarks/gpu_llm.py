@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_profile import read_profile
-from benchmarks.gpu_work import PROMPT, WORKLOADS, Workload
+from benchmarks.gpu_work import PROMPT, WORKLOADS, CaptionWorkload, Workload
 from conf.engine import EngineSettings
 from udfs.engine import vllm_compat
-from udfs.engine.rendering import caption_messages, chat_text
+from udfs.engine.rendering import caption_messages, chat_text, text_messages
 from udfs.engine.vllm_renderer import Renderer
 
 PEER_MEMORY_SHARE = 0.85
@@ -51,19 +51,26 @@ class LLMOrder:
 
 
 def peer_arguments(settings: EngineSettings, device: vllm_compat.Device) -> dict[str, Any]:
-    """The peer's arguments: prepared frames, its memory share and batch size, vLLM's defaults otherwise."""
+    """The peer's arguments, and vLLM's defaults otherwise.
+
+    For videos: prepared frames, its memory share and batch size. For texts: the same memory share, and as
+    many in flight as our engine has, so that both decode the same batches.
+    """
     no_card = {"enforce_eager": True, "gpu_memory_utilization": vllm_compat.CPU_MEMORY_SHARE}
-    return {
-        "model": settings.model_path,
+    videos = {
         "limit_mm_per_prompt": {"image": 0, "video": 1},
-        "quantization": "fp8" if settings.fp8 else None,
-        "max_model_len": PEER_MODEL_LEN,
-        "gpu_memory_utilization": PEER_MEMORY_SHARE,
         "mm_processor_kwargs": {"do_resize": False, "do_rescale": False, "do_normalize": False},
         "mm_processor_cache_gb": 0,
         "max_num_batched_tokens": PEER_BATCHED_TOKENS,
+    }
+    return {
+        "model": settings.model_path,
+        "quantization": "fp8" if settings.fp8 else None,
+        "max_model_len": PEER_MODEL_LEN,
+        "gpu_memory_utilization": PEER_MEMORY_SHARE,
         "dtype": settings.dtype,
         "load_format": settings.vllm_arguments.get("load_format", "auto"),
+        **(videos if settings.kind == "caption" else {"max_num_seqs": settings.max_in_flight}),
         **({} if device.is_gpu else no_card),
     }
 
@@ -80,7 +87,17 @@ def sampling(lengths: list[int]) -> list[Any]:
     ]
 
 
-def peer_prompts(work: Workload, folder: Path, renderer: Any, windows: int) -> list[dict[str, Any]]:
+def peer_prompts(work: Workload[Any], folder: Path, renderer: Any, windows: int) -> list[dict[str, Any]]:
+    """Prompts as the peer prepares them."""
+    if isinstance(work, CaptionWorkload):
+        return _video_prompts(work, folder, renderer, windows)
+    tokenizer = renderer.get_tokenizer()
+    return [
+        {"prompt": chat_text(tokenizer, text_messages(request))} for request in work.requests(folder, windows)
+    ]
+
+
+def _video_prompts(work: CaptionWorkload, folder: Path, renderer: Any, windows: int) -> list[dict[str, Any]]:
     """Prompts with frames that are resized, rescaled and normalized already; each has pixels of its own."""
     import torch
 
@@ -100,10 +117,10 @@ def peer_prompts(work: Workload, folder: Path, renderer: Any, windows: int) -> l
 
 
 def _renew(prompts: list[dict[str, Any]], numbers: Iterator[int]) -> list[dict[str, Any]]:
-    """Changes a pixel of every video, so that no cache has seen it, whatever was captioned before."""
+    """Changes a pixel of every video, so that no cache has seen it; texts are distinct, and asked once."""
     for prompt in prompts:
-        video = prompt["multi_modal_data"]["video"]
-        (video[0] if isinstance(video, tuple) else video)[0, 0, 0, 0] = next(numbers) / 1000
+        for video in prompt.get("multi_modal_data", {}).values():
+            (video[0] if isinstance(video, tuple) else video)[0, 0, 0, 0] = next(numbers) / 1000
     return prompts
 
 
@@ -119,9 +136,9 @@ def run_peer(order: LLMOrder, settings: EngineSettings) -> None:
     work, start = WORKLOADS[order.work], time.monotonic()
     llm = LLM(**peer_arguments(settings, vllm_compat.find_device()))
     start_s = time.monotonic() - start
-    prompts = peer_prompts(work, Path(order.folder), llm.renderer, max(order.modes.values()))
-    numbers = count()
-    llm.generate(_renew(prompts[:WARM_UP], numbers), sampling([16] * WARM_UP), use_tqdm=False)
+    most, numbers = max(order.modes.values()), count()
+    prompts = peer_prompts(work, Path(order.folder), llm.renderer, most + WARM_UP)
+    llm.generate(_renew(prompts[most:], numbers), sampling([16] * WARM_UP), use_tqdm=False)
     for mode, windows in order.modes.items():
         chosen, lengths = _renew(prompts[:windows], numbers), work.lengths(windows)
         size = int(mode.rpartition("_")[2]) if "chunks" in mode else windows
@@ -135,7 +152,8 @@ def run_peer(order: LLMOrder, settings: EngineSettings) -> None:
                 )
             ]
 
-        tell(mode, generate, engine_start_s=start_s)
+        resolved = vllm_compat.resolved_settings(llm.llm_engine.vllm_config)
+        tell(mode, generate, engine_start_s=start_s, resolved=resolved)
 
 
 def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
@@ -194,13 +212,13 @@ async def _render(renderer: Renderer, requests: list[Any], settings: EngineSetti
     ]
 
 
-def tell(mode: str, generate: Callable[[], list[Any]], *, engine_start_s: float) -> None:
-    """Prints that it begins, and how long it takes."""
+def tell(mode: str, generate: Callable[[], list[Any]], **known: Any) -> None:
+    """Prints that it begins, and how long it takes, with what is known of it besides."""
     print(BEGIN_MARK, flush=True)
     start, cpu_s = time.monotonic(), time.process_time()
     outputs = generate()
     wall_s = time.monotonic() - start
-    answers = [output.outputs[0] for output in outputs]
+    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
     print(
         json.dumps(
             {
@@ -209,11 +227,12 @@ def tell(mode: str, generate: Callable[[], list[Any]], *, engine_start_s: float)
                 "windows_per_s": len(outputs) / wall_s,
                 "wall_s": wall_s,
                 "prompt_tokens": sum(len(output.prompt_token_ids) for output in outputs) / len(outputs),
-                "output_tokens": sum(len(answer.token_ids) for answer in answers) / len(answers),
+                "output_tokens": tokens / len(outputs),
+                "output_tokens_per_s": tokens / wall_s,
                 "cpu_s_per_window": {"front": (time.process_time() - cpu_s) / len(outputs)},
-                "engine_start_s": engine_start_s,
                 "versions": vllm_compat.versions(),
                 "device": vllm_compat.find_device().name,
+                **known,
             }
         ),
         flush=True,

@@ -2,16 +2,25 @@
 
 import gzip
 import json
+from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from benchmarks.gpu_captions import Results
+from benchmarks.gpu_captions import Results, main, parse_arguments
+from benchmarks.gpu_llm import peer_arguments
 from benchmarks.gpu_profile import read_profile
-from benchmarks.gpu_work import WORKLOADS
+from benchmarks.gpu_work import WORKLOADS, CaptionWorkload
 from benchmarks.large_models import QWEN2_5_14B, QWEN2_5_VL_7B, QWEN3_VL_8B, LargeModel, write_large_model
+from conf.engine import EngineSettings
+from conf.prompts import prompt_file
+from udfs.engine.rendering import chat_text, text_messages
+from udfs.engine.requests import Reply
+from udfs.engine.vllm_compat import Device, engine_arguments
+from udfs.ordered import done
 
 
 @pytest.mark.parametrize(
@@ -42,12 +51,82 @@ def test_answers_have_the_same_lengths_in_every_run_and_windows_numbers_of_their
     work = WORKLOADS["demo"]
     assert work.lengths(50) == work.lengths(100)[:50]
     assert {min(work.lengths(500)), max(work.lengths(500))} == set(work.tokens)
-    clips = work.clips(tmp_path)
-    ids = [window.window_id for _ in range(3) for window in next(clips).windows]
+    clips = work.items(tmp_path)
+    ids = [window_id for _ in range(3) for window_id in work.window_ids(next(clips))]
     assert ids == ["0", "1", "2", "3", "4", "5"]
     requests = work.requests(tmp_path, 3)
     assert [request.generation.max_output_tokens for request in requests] == work.lengths(3)
     assert requests[0].frames is requests[2].frames
+
+
+def test_prompts_of_texts_have_200_tokens_and_no_cache_knows_more_of_one_than_the_instruction(
+    tmp_path: Path,
+) -> None:
+    work = WORKLOADS["qwen_text"]
+    settings = work.settings(tmp_path, max_in_flight=128)
+    assert (settings.kind, settings.disable_mmcache) == ("text", False), (
+        "prefix caching, as vLLM's default is"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(settings.model_path)
+    requests = work.requests(tmp_path, 64)
+    assert {request.generation.max_output_tokens for request in requests} == {300}
+    assert {request.system for request in requests} == {prompt_file("enhance_default")}
+    lengths = [len(tokenizer.encode(chat_text(tokenizer, text_messages(request)))) for request in requests]
+    assert min(lengths) >= 190
+    assert max(lengths) <= 210
+    again = [work.items(tmp_path, run) for run in (0, 1)]
+    captions = [[next(items) for _ in range(64)] for items in again]
+    assert [caption for _, caption in captions[0]] == [request.prompt for request in requests]
+    assert [number for number, _ in captions[0]] == [number for number, _ in captions[1]]
+    beginnings = {tuple(caption.split()[:8]) for run in captions for _, caption in run}
+    assert len(beginnings) == 128
+
+
+def test_clients_ask_as_the_udf_does_and_get_their_rows_in_order(tmp_path: Path) -> None:
+    work = WORKLOADS["demo_text"]
+    asked: list[Any] = []
+
+    def submit(request: Any) -> "Future[Reply]":
+        asked.append(request)
+        return done(Reply(text="well", finish_reason="length", prompt_tokens=200, output_tokens=16))
+
+    items = list(islice(work.items(tmp_path), 1, 24, 2))
+    answers = list(work.answers(items, submit, max_pending=32))
+    assert [answer["window_id"] for answer in answers] == [window_id for window_id, _ in items]
+    assert {answer[work.status] for answer in answers} == {"truncated"}
+    assert [request.prompt for request in asked] == [caption for _, caption in items]
+    assert work.decoding_cpu_s(items) is None
+
+
+@pytest.mark.parametrize("mode", ["gpu_alone", "peer_chunks_8"])
+def test_modes_that_texts_do_not_have_are_refused_at_once(
+    mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--work", "qwen_text", "--modes", mode, "engine"])
+    said = capsys.readouterr().err
+    assert f"--work qwen_text has no mode {mode}; it has llm_all_at_once, engine" in said
+
+
+def test_the_peer_and_the_engine_get_as_many_texts_and_may_have_as_many_in_flight() -> None:
+    given = parse_arguments(["--work", "qwen_text"])
+    assert (given.windows, given.peer_windows, tuple(given.modes)) == (
+        1024,
+        1024,
+        ("llm_all_at_once", "engine"),
+    )
+    fewer = parse_arguments(["--work", "qwen_text", "--windows", "256"])
+    assert (fewer.windows, fewer.peer_windows) == (256, 256)
+    captions = parse_arguments([])
+    assert (captions.windows, captions.peer_windows) == (200, 48)
+    assert tuple(captions.modes) == CaptionWorkload.modes
+    settings = EngineSettings(model_path="/a/model", kind="text", max_in_flight=64)
+    card = Device("a card", (9, 0))
+    ours, peers = engine_arguments(settings, card), peer_arguments(settings, card)
+    assert ours["max_num_seqs"] == peers["max_num_seqs"] == 64
+    assert ours["enable_prefix_caching"]
+    assert "enable_prefix_caching" not in peers, "vLLM's default, which is on"
+    assert not [name for name in peers if name.startswith(("mm_", "limit_mm"))]
 
 
 def test_kernels_of_a_profile_belong_to_what_launched_them(tmp_path: Path) -> None:
