@@ -21,7 +21,7 @@ MOST = 12
 
 
 def read_profile(folder: Path, windows: int) -> dict[str, Any]:
-    """Returns milliseconds of kernels a window by scope, and of the longest kernels in each.
+    """Returns milliseconds a window of kernels, by scope and of the longest ones, and of waiting for them.
 
     Args:
         folder: where vLLM wrote its traces; the worker's is the largest.
@@ -37,24 +37,26 @@ def read_profile(folder: Path, windows: int) -> dict[str, Any]:
         if event.get("cat") in ("cuda_runtime", "cuda_driver") and "correlation" in event.get("args", {})
     }
     spent: dict[str, Counter[str]] = {}
-    busy: list[tuple[float, float]] = []
+    kernels: list[tuple[float, float, str]] = []
     for event in events:
         if event.get("cat") in KERNELS:
             scope = scopes.at(launches.get(event["args"].get("correlation")))
             spent.setdefault(scope, Counter())[_family(event["name"])] += event["dur"]
-            busy.append((event["ts"], event["ts"] + event["dur"]))
-    union_us, span_us = _union(busy)
+            kernels.append((event["ts"], event["ts"] + event["dur"], scope))
+    idle_us = _idle(kernels)
+    span_us = max(end for _, end, _ in kernels) - min(start for start, _, _ in kernels)
 
     def for_each(us: float) -> float:
         return round(us / 1000 / windows, 2)
 
     return {
         "span_ms": for_each(span_us),
-        "busy_ms": for_each(union_us),
+        "busy_ms": for_each(span_us - idle_us.total()),
+        "idle_before_ms": {scope: for_each(us) for scope, us in idle_us.items()},
         "scopes": {
-            scope: {"ms": for_each(kernels.total())}
-            | {name: for_each(us) for name, us in kernels.most_common(MOST)}
-            for scope, kernels in spent.items()
+            scope: {"ms": for_each(by_name.total())}
+            | {name: for_each(us) for name, us in by_name.most_common(MOST)}
+            for scope, by_name in spent.items()
         },
     }
 
@@ -84,11 +86,17 @@ def _family(name: str) -> str:
     return name.replace("void ", "").partition("<")[0].partition("(")[0][:60]
 
 
-def _union(spans: list[tuple[float, float]]) -> tuple[float, float]:
-    """Length of what the spans cover together, and from the first start to the last end."""
-    spans.sort()
-    covered, end = 0.0, spans[0][0]
-    for start, stop in spans:
-        covered += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return covered, end - spans[0][0]
+def _idle(kernels: list[tuple[float, float, str]]) -> Counter[str]:
+    """How long no kernel ran, by the scope of the one that ended it.
+
+    Args:
+        kernels: start, end and scope of each.
+    """
+    kernels.sort()
+    idle: Counter[str] = Counter()
+    last = kernels[0][0]
+    for start, end, scope in kernels:
+        if start > last:
+            idle[scope] += start - last
+        last = max(last, end)
+    return idle

@@ -153,6 +153,7 @@ def test_kernels_of_a_profile_belong_to_what_launched_them(tmp_path: Path) -> No
     assert read_profile(tmp_path, 2) == {
         "span_ms": 4.5,
         "busy_ms": 3.5,
+        "idle_before_ms": {"sampling and the rest": 1.0},
         "scopes": {
             "vision tower and inputs": {"ms": 1.0, "gemm": 1.0},
             "language model": {"ms": 2.5, "gemm": 1.5, "norm": 1.0},
