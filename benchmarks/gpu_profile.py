@@ -51,7 +51,7 @@ def read_profile(folder: Path, windows: int) -> dict[str, Any]:
 
     return {
         "span_ms": for_each(span_us),
-        "busy_ms": for_each(span_us - idle_us.total()),
+        "busy_ms": for_each(span_us - sum(idle_us.values())),
         "idle_before_ms": {scope: for_each(us) for scope, us in idle_us.items()},
         "scopes": {
             scope: {"ms": for_each(by_name.total())}
@@ -86,17 +86,17 @@ def _family(name: str) -> str:
     return name.replace("void ", "").partition("<")[0].partition("(")[0][:60]
 
 
-def _idle(kernels: list[tuple[float, float, str]]) -> Counter[str]:
+def _idle(kernels: list[tuple[float, float, str]]) -> dict[str, float]:
     """How long no kernel ran, by the scope of the one that ended it.
 
     Args:
         kernels: start, end and scope of each.
     """
     kernels.sort()
-    idle: Counter[str] = Counter()
+    idle: dict[str, float] = {}
     last = kernels[0][0]
     for start, end, scope in kernels:
         if start > last:
-            idle[scope] += start - last
+            idle[scope] = idle.get(scope, 0.0) + start - last
         last = max(last, end)
     return idle
