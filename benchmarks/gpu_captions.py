@@ -9,6 +9,9 @@ published dimensions with made-up weights. Modes:
     llm_all_at_once                 `LLM.generate` with everything, with the peer's settings
     gpu_alone                       everything rendered before: what the card does under our settings
     engine                          Captionlake's engine, fed by 1, 4 and 8 client processes that decode clips
+    spark                           the whole job in Spark, from Delta to Delta, on 1 card or on `--cards`
+
+The last one needs Java and runs only when it is named; every answer then has the mean of the others' tokens.
 
 Prints a table, and writes `benchmarks/results/gpu_captions.json`. `--work demo` tries all of it on a machine
 without a card.
@@ -23,16 +26,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu_card import Card
 from benchmarks.gpu_clients import Engine
 from benchmarks.gpu_llm import BEGIN_MARK, PROFILE_MARK, LLMOrder, command
 from benchmarks.gpu_work import WORKLOADS
@@ -45,49 +48,11 @@ from udfs.engine.slot import NVIDIA_DEVICE, Slot
 RESULTS = Path(__file__).parent / "results" / "gpu_captions.json"
 PEER = ("peer_chunks_16", "peer_chunks_8", "llm_all_at_once")
 MODES = (*PEER, "gpu_alone", "engine")
+SPARK = "spark"
+SPARK_WINDOWS = 2100
 PEER_WINDOWS = 48
 PROFILED = 32
 WINDOWS = 200
-
-
-@dataclass
-class Card:
-    """What `nvidia-smi` says once a second while it is entered: how busy the card is, its power and clock.
-
-    Attributes:
-        readings: (utilization in percent, power in watts, clock of its multiprocessors in MHz).
-    """
-
-    readings: list[tuple[float, float, float]] = field(default_factory=list)
-    _process: "subprocess.Popen[str] | None" = None
-
-    def __enter__(self) -> "Card":
-        asked = "--query-gpu=utilization.gpu,power.draw,clocks.sm"
-        smi = ["nvidia-smi", "--id=0", asked, "--format=csv,noheader,nounits", "--loop-ms=1000"]
-        try:
-            self._process = subprocess.Popen(smi, stdout=subprocess.PIPE, text=True)
-        except FileNotFoundError:
-            return self
-        threading.Thread(target=self._read, daemon=True).start()
-        return self
-
-    def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            used, watts, clock = map(float, line.split(","))
-            self.readings.append((used, watts, clock))
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def figures(self) -> dict[str, float]:
-        """Means over all readings; empty without a card."""
-        columns = list(zip(*self.readings, strict=True))
-        names = ("utilization_percent", "power_w", "sm_clock_mhz")
-        return {name: round(sum(column) / len(column)) for name, column in zip(names, columns, strict=False)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,8 +82,11 @@ def main(argv: list[str] | None = None) -> int:
         results.add_all(run_llm(profiled), precision, _told(settings))
     if "engine" in given.modes:
         run_engine(given, settings, folder, precision, results)
+    problems = run_cards(given, settings, folder, precision, results) if SPARK in given.modes else []
     results.show()
-    return 0
+    for problem in problems:
+        logging.error("%s", problem)
+    return 1 if problems else 0
 
 
 def run_llm(order: LLMOrder) -> Iterator[dict[str, Any]]:
@@ -164,6 +132,21 @@ def run_engine(
                 )
             figures |= {"mode": "engine", "card": card.figures()}
             results.add_all([figures], precision, _told(settings))
+
+
+def run_cards(
+    given: argparse.Namespace, settings: EngineSettings, folder: Path, precision: str, results: "Results"
+) -> list[str]:
+    """Runs the job in Spark with each number of cards; returns what is wrong with the figures."""
+    from benchmarks.gpu_spark import SparkOrder, run_spark
+
+    problems = []
+    for cards in given.cards:
+        order = SparkOrder.of_machine(settings, given.work, folder, cards=cards, windows=given.spark_windows)
+        figures = run_spark(order)
+        problems += figures["problems"]
+        results.add_all([figures], precision, _told(settings))
+    return problems
 
 
 def _told(settings: EngineSettings) -> str:
@@ -212,7 +195,17 @@ class Results:
     def show(self) -> None:
         """Prints the table; ratios are to the first mode of the run."""
         table = Table()
-        headings = ("mode", "clients", "windows/s", "ratio", "idle", "CPU s/window", "start s", "settings")
+        headings = (
+            "mode",
+            "clients",
+            "cards",
+            "windows/s",
+            "ratio",
+            "idle",
+            "CPU s/window",
+            "start s",
+            "settings",
+        )
         for heading in headings:
             table.add_column(heading, overflow="fold")
         first = self.modes[self.old]["windows_per_s"]
@@ -221,6 +214,7 @@ class Results:
             table.add_row(
                 one["mode"],
                 str(one.get("clients", "")),
+                str(one.get("cards", "")),
                 f"{one['windows_per_s']:.2f}",
                 f"{one['windows_per_s'] / first:.2f}",
                 "" if idle is None else f"{100 * idle:.1f} %",
@@ -244,12 +238,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", choices=sorted(WORKLOADS), default="qwen", help="model and clips")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, help="what to run")
+    parser.add_argument("--modes", nargs="+", choices=(*MODES, SPARK), default=MODES, help="what to run")
     parser.add_argument("--fp8", action="store_true", help="FP8 weights, for the peer as well")
     parser.add_argument("--dtype", default="bfloat16", help="type of weights and activations")
     parser.add_argument("--windows", type=int, default=WINDOWS, help="of gpu_alone and engine")
     parser.add_argument("--peer-windows", type=int, default=PEER_WINDOWS, help="of each of the peer's modes")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="client processes")
+    parser.add_argument("--cards", type=int, nargs="+", default=[1], help="of spark, one after the other")
+    parser.add_argument("--spark-windows", type=int, default=SPARK_WINDOWS, help="of spark, for each card")
     parser.add_argument("--max-in-flight", type=int, default=128, help="of Captionlake's engine")
     parser.add_argument(
         "--vllm-argument", action="append", default=[], metavar="NAME=VALUE", help="more, for our modes"
