@@ -32,6 +32,7 @@ from benchmarks.gpu_clients import TICKS_PER_S
 from benchmarks.gpu_work import PROMPT, RULE, WORKLOADS, Workload
 from benchmarks.moving_clips import make_case
 from conf.engine import EngineSettings
+from conf.errors import EngineError
 from conf.loading import load_settings
 from jobs import ingest, run
 from jobs.lake import Lake
@@ -119,7 +120,9 @@ def addresses_of(cards: int) -> tuple[str, ...]:
     Raises:
         RuntimeError: it has fewer cards.
     """
-    shown = subprocess.run([str(DISCOVERY)], capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(
+        ["/bin/sh", str(DISCOVERY)], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
     found = tuple(json.loads(shown)["addresses"])
     if len(found) < cards:
         raise RuntimeError(f"{cards} cards are asked for, and this machine has {len(found)}: {shown}")
@@ -142,7 +145,7 @@ def spark_properties(order: SparkOrder, discovery: Path, environment: dict[str, 
         "spark.worker.resource.gpu.discoveryScript": str(discovery),
         "spark.executor.instances": str(cards),
         "spark.executor.cores": str(order.cores),
-        "spark.task.resource.gpu.amount": f"{1 / order.cores:.6g}",
+        "spark.task.resource.gpu.amount": f"{task_share(order.cores):g}",
         "spark.executor.memory": f"{order.heap_mib}m",
         **{f"spark.executorEnv.{name}": value for name, value in environment.items()},
     }
@@ -150,6 +153,15 @@ def spark_properties(order: SparkOrder, discovery: Path, environment: dict[str, 
         # Delta is beside Spark, and nothing has to be fetched.
         properties["spark.jars.packages"] = ""
     return properties
+
+
+def task_share(cores: int) -> float:
+    """What a task takes of its executor's card; never so much that a core has none.
+
+    >>> task_share(8), task_share(6)
+    (0.125, 0.166666)
+    """
+    return int(1e6 / cores) / 1e6
 
 
 def spark_master(order: SparkOrder) -> str:
@@ -253,13 +265,15 @@ def _is_mine(pid: int, stats: dict[int, tuple[str, list[str]]]) -> bool:
 
 
 def start_s(loads: Sequence[dict[str, Any]]) -> float:
-    """Seconds from when the first engine began to load until the first one was ready.
+    """Seconds from when the first engine began to load until the first one was ready; 0 without any.
 
     Until then no window can be answered. What later engines took longer counts as the job's time.
 
     >>> start_s([{"time": 160.0, "seconds": 50.0}, {"time": 150.0, "seconds": 45.0}])
     45.0
     """
+    if not loads:
+        return 0.0
     return float(min(load["time"] for load in loads) - min(load["time"] - load["seconds"] for load in loads))
 
 
@@ -303,6 +317,7 @@ def measure(order: SparkOrder) -> dict[str, Any]:
     waited_s, spent = start_s(loads), cpu_s({load["pid"] for load in loads})
     before |= {name: (starts.at_ready or before)[name] for name in ("host", "engine")}
     engines = [engine_figures(load, caption_engine(settings)) for load in loads]
+    said = next((engine for engine in engines if "device" in engine), {})
     rows = captions_of(spark, flags["--output-path"], report.run_id)
     figures = {
         "mode": "spark",
@@ -319,16 +334,14 @@ def measure(order: SparkOrder) -> dict[str, Any]:
         "stage_s": report.stage_seconds,
         **rows,
         "cpu_s_per_window": {name: (spent[name] - before[name]) / windows for name in before},
-        "versions": {**engines[0]["versions"], "pyspark": pyspark.__version__},
-        "device": engines[0]["device"],
+        "versions": {**said.get("versions", {}), "pyspark": pyspark.__version__},
+        "device": said.get("device", "unknown"),
         "engines": [
             {name: value for name, value in engine.items() if name not in ("versions", "device")}
             for engine in engines
         ],
     }
-    figures["problems"] = problems(figures, order, windows)
-    spark.stop()
-    return figures
+    return figures | {"problems": problems(figures, order, windows)}
 
 
 def engine_figures(load: dict[str, Any], engine: EngineSettings) -> dict[str, Any]:
@@ -340,10 +353,13 @@ def engine_figures(load: dict[str, Any], engine: EngineSettings) -> dict[str, An
         "locks": [name for name, holder in locks.items() if holder and holder.pid == load["pid"]],
         "start_s": load["seconds"],
     }
-    with EngineClient(engine, Slot(int(owner_pid), int(owner_start), figures["address"])) as client:
-        status = client.status()
+    try:
+        with EngineClient(engine, Slot(int(owner_pid), int(owner_start), figures["address"])) as client:
+            status = client.status()
+    except EngineError as error:
+        return figures | {"error": str(error)}
     names = ("loads", "output_tokens", "videos_encoded", "busy_s", "precision", "takes_bytes")
-    return figures | {name: status[name] for name in (*names, "versions", "device")}
+    return figures | {name: status[name] for name in (*names, "versions", "device") if name in status}
 
 
 def captions_of(spark: SparkSession, output_path: str, run_id: str) -> dict[str, Any]:
@@ -377,8 +393,9 @@ def problems(figures: dict[str, Any], order: SparkOrder, windows: int) -> list[s
         found.append(f"{figures['errors']} windows failed: {figures['error']}")
     if figures["addresses"] != sorted(order.addresses):
         found.append(f"engines ran on {figures['addresses']}, not on {sorted(order.addresses)}")
-    if idle := [one["address"] for one in figures["engines"] if not one["output_tokens"]]:
-        found.append(f"the engines of {idle} answered nothing")
+    for engine in figures["engines"]:
+        if not engine.get("output_tokens"):
+            found.append(f"the engine of card {engine['address']} answered nothing: {engine}")
     if figures["most_output_tokens"] != answer_tokens(work):
         found.append(f"answers have up to {figures['most_output_tokens']} tokens, not {answer_tokens(work)}")
     if work.model is not None and figures["ended_early"] > EARLY_SHARE * windows:
@@ -396,13 +413,13 @@ def run_spark(order: SparkOrder) -> dict[str, Any]:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     with ExitStack() as stack:
+        stack.enter_context(_executor_logs(place / "work"))
         runtime = stack.enter_context(_runtime(place))
         cards = {address: stack.enter_context(Card(address)) for address in order.addresses}
         paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-            "SPARK_WORKER_DIR": str(place / "work"),
             RUNTIME_DIR_VARIABLE: str(runtime),
         }
         command = [sys.executable, "-m", "benchmarks.gpu_spark", json.dumps(asdict(order))]
@@ -410,9 +427,12 @@ def run_spark(order: SparkOrder) -> dict[str, Any]:
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=place)
         )
         figures = _figures(process, cards)
-        if figures is None:
-            _show_logs(place, runtime)
-            raise RuntimeError(f"the job in Spark failed with code {process.wait()}")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(LEAVING_S)
+        process.kill()
+    if figures is None:
+        _show_logs(place)
+        raise RuntimeError(f"the job in Spark failed with code {process.returncode}; its logs are in {place}")
     return figures
 
 
@@ -450,8 +470,23 @@ def _runtime(place: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _show_logs(place: Path, runtime: Path) -> None:
-    for path in (*sorted(place.glob("work/*/*/stderr")), *sorted(runtime.glob("*.log"))):
+@contextmanager
+def _executor_logs(folder: Path) -> Iterator[None]:
+    """Moves what the executors have written to `folder`: a cluster in one process keeps it beside Spark."""
+    work = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent) / "work"
+    before = set(work.glob("app-*"))
+    try:
+        yield
+    finally:
+        folder.mkdir()
+        for application in set(work.glob("app-*")) - before:
+            shutil.move(application, folder)
+        with suppress(OSError):
+            work.rmdir()
+
+
+def _show_logs(place: Path) -> None:
+    for path in (*sorted(place.glob("work/*/*/stderr")), *sorted(place.glob("*.log"))):
         sys.stderr.write(f"\n== the end of {path}\n{log_tail(path, num_lines=60)}\n")
 
 
@@ -461,6 +496,8 @@ def main() -> None:
     logging.getLogger("py4j").setLevel(logging.WARNING)
     figures = measure(SparkOrder(**json.loads(sys.argv[1])))
     print(FIGURES_MARK + json.dumps(figures), flush=True)
+    if (spark := SparkSession.getActiveSession()) is not None:
+        spark.stop()
 
 
 if __name__ == "__main__":
