@@ -149,7 +149,7 @@ def spark_properties(order: SparkOrder, discovery: Path, environment: dict[str, 
         "spark.executor.memory": f"{order.heap_mib}m",
         **{f"spark.executorEnv.{name}": value for name, value in environment.items()},
     }
-    if any((Path(pyspark.__file__).parent / "jars").glob("*delta-spark*.jar")):
+    if any((spark_home() / "jars").glob("*delta-spark*.jar")):
         # Delta is beside Spark, and nothing has to be fetched.
         properties["spark.jars.packages"] = ""
     return properties
@@ -162,6 +162,11 @@ def task_share(cores: int) -> float:
     (0.125, 0.166666)
     """
     return int(1e6 / cores) / 1e6
+
+
+def spark_home() -> Path:
+    """The folder of the Spark that PySpark starts."""
+    return Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).resolve().parent)
 
 
 def spark_master(order: SparkOrder) -> str:
@@ -418,6 +423,7 @@ def run_spark(order: SparkOrder) -> dict[str, Any]:
         cards = {address: stack.enter_context(Card(address)) for address in order.addresses}
         paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {
+            "SPARK_LOCAL_IP": "127.0.0.1",
             **os.environ,
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
             RUNTIME_DIR_VARIABLE: str(runtime),
@@ -473,7 +479,7 @@ def _runtime(place: Path) -> Iterator[Path]:
 @contextmanager
 def _executor_logs(folder: Path) -> Iterator[None]:
     """Moves what the executors have written to `folder`: a cluster in one process keeps it beside Spark."""
-    work = Path(os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent) / "work"
+    work = spark_home() / "work"
     before = set(work.glob("app-*"))
     try:
         yield
@@ -494,10 +500,12 @@ def main() -> None:
     """Carries out the order."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    figures = measure(SparkOrder(**json.loads(sys.argv[1])))
-    print(FIGURES_MARK + json.dumps(figures), flush=True)
-    if (spark := SparkSession.getActiveSession()) is not None:
-        spark.stop()
+    try:
+        figures = measure(SparkOrder(**json.loads(sys.argv[1])))
+        print(FIGURES_MARK + json.dumps(figures), flush=True)
+    finally:
+        if (spark := SparkSession.getActiveSession()) is not None:
+            spark.stop()
 
 
 if __name__ == "__main__":
