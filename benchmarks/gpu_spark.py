@@ -206,7 +206,11 @@ def copy_clips(work: Workload, folder: Path, clips: Path, windows: int) -> int:
     count = -(-windows // each)
     clips.mkdir(parents=True)
     for number in range(count):
-        (clips / f"{number:05}.mp4").hardlink_to(original)
+        path = clips / f"{number:05}.mp4"
+        try:
+            path.hardlink_to(original)
+        except OSError:
+            shutil.copyfile(original, path)
     return count * each
 
 
