@@ -10,6 +10,9 @@ published dimensions with made-up weights. Modes:
     llm_all_at_once                 `LLM.generate` with everything, with the peer's settings
     gpu_alone                       everything rendered before: what the card does under our settings
     engine                          Captionlake's engine, fed by 1, 4 and 8 client processes that decode clips
+    spark                           the whole job in Spark, from Delta to Delta, on 1 card or on `--cards`
+
+The last one needs Java and runs only when it is named; every answer then has the mean of the others' tokens.
 
 `--work qwen_text` enhances captions instead, one for each window: `llm_all_at_once`, with as many in flight
 as the engine has, and `engine`, whose clients have captions in memory.
@@ -27,68 +30,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu_card import Card
 from benchmarks.gpu_clients import Engine
 from benchmarks.gpu_llm import BEGIN_MARK, PROFILE_MARK, LLMOrder, command
-from benchmarks.gpu_work import PEER, WORKLOADS, CaptionWorkload
+from benchmarks.gpu_work import PEER, SPARK, WORKLOADS, CaptionWorkload
 from conf.engine import EngineSettings, vllm_argument
 from udfs.engine.launch import host_environment
 from udfs.engine.runtime import Place
 from udfs.engine.slot import NVIDIA_DEVICE, Slot
 
 RESULTS = Path(__file__).parent / "results" / "gpu_captions.json"
-MODES = CaptionWorkload.modes
-
-
-@dataclass
-class Card:
-    """What `nvidia-smi` says once a second while it is entered: how busy the card is, its power and clock.
-
-    Attributes:
-        address: as `nvidia-smi` takes it.
-        readings: (utilization in percent, power in watts, clock of its multiprocessors in MHz).
-    """
-
-    address: str
-    readings: list[tuple[float, float, float]] = field(default_factory=list)
-    _process: "subprocess.Popen[str] | None" = None
-
-    def __enter__(self) -> "Card":
-        asked = "--query-gpu=utilization.gpu,power.draw,clocks.sm"
-        smi = ["nvidia-smi", f"--id={self.address}", asked, "--format=csv,noheader,nounits", "--loop-ms=1000"]
-        try:
-            self._process = subprocess.Popen(smi, stdout=subprocess.PIPE, text=True)
-        except FileNotFoundError:
-            return self
-        threading.Thread(target=self._read, daemon=True).start()
-        return self
-
-    def _read(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            used, watts, clock = map(float, line.split(","))
-            self.readings.append((used, watts, clock))
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def figures(self) -> dict[str, float]:
-        """Means over all readings; empty without a card."""
-        columns = list(zip(*self.readings, strict=True))
-        names = ("utilization_percent", "power_w", "sm_clock_mhz")
-        return {name: round(sum(column) / len(column)) for name, column in zip(names, columns, strict=False)}
+MODES = (*CaptionWorkload.modes, *CaptionWorkload.named_modes)
+SPARK_WINDOWS = 2100
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,8 +78,11 @@ def main(argv: list[str] | None = None) -> int:
         results.add_all(run_llm(alone, given.card), precision, _told(settings))
     if "engine" in given.modes:
         run_engine(given, settings, folder, precision, results)
+    problems = run_cards(given, settings, folder, precision, results) if SPARK in given.modes else []
     results.show()
-    return 0
+    for problem in problems:
+        logging.error("%s", problem)
+    return 1 if problems else 0
 
 
 def run_llm(order: LLMOrder, card: str) -> Iterator[dict[str, Any]]:
@@ -170,6 +135,21 @@ def _slot(card: str) -> Slot:
     return Slot.of_process(gpu=card if NVIDIA_DEVICE.exists() else None)
 
 
+def run_cards(
+    given: argparse.Namespace, settings: EngineSettings, folder: Path, precision: str, results: "Results"
+) -> list[str]:
+    """Runs the job in Spark with each number of cards; returns what is wrong with the figures."""
+    from benchmarks.gpu_spark import SparkOrder, run_spark
+
+    problems = []
+    for cards in given.cards:
+        order = SparkOrder.of_machine(settings, given.work, folder, cards=cards, windows=given.spark_windows)
+        figures = run_spark(order)
+        problems += figures["problems"]
+        results.add_all([figures], precision, _told(settings))
+    return problems
+
+
 def _told(settings: EngineSettings) -> str:
     more = {name: value for name, value in settings.vllm_arguments.items() if name != "load_format"}
     return json.dumps({"max_in_flight": settings.max_in_flight, **more})
@@ -219,6 +199,7 @@ class Results:
         headings = (
             "mode",
             "clients",
+            "cards",
             "windows/s",
             "ratio",
             "tokens/s",
@@ -235,9 +216,10 @@ class Results:
             table.add_row(
                 one["mode"],
                 str(one.get("clients", "")),
+                str(one.get("cards", "")),
                 f"{one['windows_per_s']:.2f}",
                 f"{one['windows_per_s'] / first:.2f}",
-                f"{one['output_tokens_per_s']:.0f}",
+                f"{one.get('output_tokens_per_s', 0):.0f}",
                 "" if idle is None else f"{100 * idle:.1f} %",
                 "\n".join(f"{name} {value:.3f}" for name, value in one["cpu_s_per_window"].items()),
                 f"{one['engine_start_s']:.0f}",
@@ -269,6 +251,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--peer-windows", type=int, help="of each of the peer's modes")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8], help="client processes")
     parser.add_argument("--card", default="0", help="address of the card, where there are several")
+    parser.add_argument("--cards", type=int, nargs="+", default=[1], help="of spark, one after the other")
+    parser.add_argument("--spark-windows", type=int, default=SPARK_WINDOWS, help="of spark, for each card")
     parser.add_argument("--max-in-flight", type=int, default=128, help="of Captionlake's engine")
     parser.add_argument(
         "--vllm-argument", action="append", default=[], metavar="NAME=VALUE", help="more, for our modes"
@@ -289,8 +273,9 @@ def _fill_in(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None
     """What depends on the work."""
     work = WORKLOADS[given.work]
     given.modes = given.modes or work.modes
-    if strangers := [mode for mode in given.modes if mode not in work.modes]:
-        parser.error(f"--work {given.work} has no mode {strangers[0]}; it has {', '.join(work.modes)}")
+    known = (*work.modes, *work.named_modes)
+    if strangers := [mode for mode in given.modes if mode not in known]:
+        parser.error(f"--work {given.work} has no mode {strangers[0]}; it has {', '.join(known)}")
     given.windows = given.windows or work.windows
     given.peer_windows = given.peer_windows or work.peer_windows or given.windows
 

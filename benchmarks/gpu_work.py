@@ -30,6 +30,7 @@ PROMPT = (
 CHECKPOINTS = Path(__file__).parents[1] / "demo" / "checkpoints"
 RULE = WindowRule(2.0, 256, 128)
 PEER = ("peer_chunks_16", "peer_chunks_8", "llm_all_at_once")
+SPARK = "spark"
 WORDS = (
     "background behind blue bright camera changes circle crossing dark fades fast frame green grows houses "
     "light moves object orange pale plain red road screen shape shrinks sky slowly square street white yellow"
@@ -52,6 +53,7 @@ class Workload(ABC, Generic[Item]):
         model: its dimensions; None: the demo's checkpoint, to try the benchmark without a card.
         tokens: least and greatest number of tokens of an answer.
         modes: the modes that can do it.
+        named_modes: more of them, which run only when they are named.
         windows: of each of our modes, unless the command line says otherwise.
         peer_windows: the same for the peer's modes; None: as many as of ours.
         warm_up: items of each client before anything is measured.
@@ -62,6 +64,7 @@ class Workload(ABC, Generic[Item]):
     tokens: tuple[int, int]
 
     modes: ClassVar[tuple[str, ...]]
+    named_modes: ClassVar[tuple[str, ...]] = ()
     windows: ClassVar[int]
     peer_windows: ClassVar[int | None]
     warm_up: ClassVar[int]
@@ -144,6 +147,7 @@ class CaptionWorkload(Workload[ClipWork]):
     clip: Case
 
     modes = (*PEER, "gpu_alone", "engine")
+    named_modes = (SPARK,)
     windows = 200
     peer_windows = 48
     warm_up = 2

@@ -18,7 +18,11 @@ def caption_model(settings: Settings) -> ModelIdentity:
     generation = settings.caption_generation
     variant = model_variant(generation.model_variant)
     return model_identity(
-        generation.model_dir, variant.caption_model_id, variant.caption_revision, fp8=generation.fp8
+        generation.model_dir,
+        variant.caption_model_id,
+        variant.caption_revision,
+        fp8=generation.fp8,
+        made_up=_makes_weights_up(settings),
     )
 
 
@@ -27,7 +31,11 @@ def text_model(settings: Settings) -> ModelIdentity:
     enhancement = settings.caption_enhancement
     variant = model_variant(enhancement.model_variant)
     return model_identity(
-        enhancement.model_dir, variant.text_model_id, variant.text_revision, fp8=enhancement.fp8
+        enhancement.model_dir,
+        variant.text_model_id,
+        variant.text_revision,
+        fp8=enhancement.fp8,
+        made_up=_makes_weights_up(settings),
     )
 
 
@@ -46,7 +54,12 @@ def caption_engine(settings: Settings) -> EngineSettings:
         kind="caption",
         fp8=generation.fp8,
         disable_mmcache=generation.disable_mmcache,
-        weights=hub_weights(generation.model_dir, variant.caption_model_id, variant.caption_revision),
+        weights=hub_weights(
+            generation.model_dir,
+            variant.caption_model_id,
+            variant.caption_revision,
+            made_up=_makes_weights_up(settings),
+        ),
         render=render,
         **_tuning(settings),
     )
@@ -60,7 +73,12 @@ def text_engine(settings: Settings) -> EngineSettings:
         model_path=str(model_path(enhancement.model_dir, variant.text_model_id)),
         kind="text",
         fp8=enhancement.fp8,
-        weights=hub_weights(enhancement.model_dir, variant.text_model_id, variant.text_revision),
+        weights=hub_weights(
+            enhancement.model_dir,
+            variant.text_model_id,
+            variant.text_revision,
+            made_up=_makes_weights_up(settings),
+        ),
         render=RenderSettings(record_dir=_record_dir(settings, "enhancements")),
         **_tuning(settings),
     )
@@ -88,8 +106,17 @@ def _tuning(settings: Settings) -> dict[str, Any]:
         "max_in_flight": engine.max_in_flight,
         "hang_timeout_s": engine.hang_timeout_s,
         "python": python,
-        "vllm_arguments": dict(map(vllm_argument, engine.vllm_arguments)),
+        "vllm_arguments": _vllm_arguments(settings),
     }
+
+
+def _vllm_arguments(settings: Settings) -> dict[str, Any]:
+    return dict(map(vllm_argument, settings.engine.vllm_arguments))
+
+
+def _makes_weights_up(settings: Settings) -> bool:
+    """Whether vLLM is told to make weights up instead of loading them."""
+    return _vllm_arguments(settings).get("load_format") == "dummy"
 
 
 def _record_dir(settings: Settings, table: str) -> str | None:

@@ -25,15 +25,23 @@ def model_path(model_dir: str, model_id: str) -> Path:
     return Path(model_dir).resolve() / model_id
 
 
-def hub_weights(model_dir: str, model_id: str, revision: str | None) -> HubWeights | None:
+def hub_weights(
+    model_dir: str, model_id: str, revision: str | None, *, made_up: bool = False
+) -> HubWeights | None:
     """What is to be fetched where it is missing; None where a person has put the weights on the driver.
+
+    Args:
+        model_dir: folder that `model_id` is relative to.
+        model_id: the repository.
+        revision: its commit; None for a model that is on no hub.
+        made_up: the engine makes the weights up (`load_format=dummy`), so that a copy needs none.
 
     Raises:
         SettingsError: the driver's copy is not complete, or it has none and the model is on no hub.
     """
     path = model_path(model_dir, model_id)
     if is_copied(path):
-        if lacking := problems(path):
+        if lacking := problems(path, made_up=made_up):
             raise SettingsError(
                 f"model_dir={model_dir!r} holds incomplete weights of {model_id}: {'; '.join(lacking)} in "
                 f"{path}; copy what is missing, or remove the folder"
@@ -47,16 +55,18 @@ def hub_weights(model_dir: str, model_id: str, revision: str | None) -> HubWeigh
     return HubWeights(repo_id=model_id, revision=revision)
 
 
-def model_identity(model_dir: str, model_id: str, revision: str | None, *, fp8: bool) -> ModelIdentity:
+def model_identity(
+    model_dir: str, model_id: str, revision: str | None, *, fp8: bool, made_up: bool = False
+) -> ModelIdentity:
     """The identity of the weights that will answer.
 
     For weights from the hub it is their pinned commit, so that a driver without weights knows it, and for
-    a person's copy the SHA-256 of its files.
+    a person's copy the SHA-256 of the files that are there.
 
     Raises:
         SettingsError: as `hub_weights`.
     """
-    if hub_weights(model_dir, model_id, revision) is not None:
+    if hub_weights(model_dir, model_id, revision, made_up=made_up) is not None:
         return ModelIdentity(model_id, str(revision), fp8)
     return ModelIdentity(model_id, _content_hash(model_path(model_dir, model_id)), fp8)
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import subprocess
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
@@ -13,10 +14,24 @@ from transformers import AutoConfig, AutoTokenizer
 from benchmarks.gpu_captions import Results, main, parse_arguments
 from benchmarks.gpu_llm import peer_arguments
 from benchmarks.gpu_profile import read_profile
+from benchmarks.gpu_spark import (
+    SparkOrder,
+    copy_clips,
+    job_flags,
+    problems,
+    spark_master,
+    spark_properties,
+    start_s,
+    task_share,
+    write_discovery,
+)
 from benchmarks.gpu_work import WORKLOADS, CaptionWorkload
 from benchmarks.large_models import QWEN2_5_14B, QWEN2_5_VL_7B, QWEN3_VL_8B, LargeModel, write_large_model
 from conf.engine import EngineSettings
+from conf.loading import load_settings
 from conf.prompts import prompt_file
+from jobs.models import caption_engine
+from jobs.session import gpu_slots_problem
 from udfs.engine.rendering import chat_text, text_messages
 from udfs.engine.requests import Reply
 from udfs.engine.vllm_compat import Device, engine_arguments
@@ -173,3 +188,71 @@ def test_figures_of_an_earlier_run_are_kept_when_asked(tmp_path: Path) -> None:
     ] * 3
     assert all(one["profile_ms_per_window"] == {} for one in written["modes"])
     assert written["machine"]["device"] == "a card"
+
+
+def order_of(folder: Path, work: str, *, cards: int, **changes: Any) -> SparkOrder:
+    settings = WORKLOADS[work].settings(folder, max_in_flight=128, **changes)
+    return SparkOrder.of_machine(settings, work, folder, cards=cards, windows=10)
+
+
+def test_the_job_in_spark_has_the_engine_that_the_other_modes_have(tmp_path: Path) -> None:
+    given = {"load_format": "dummy", "max_num_batched_tokens": 8192, "compilation_config": {"mode": 0}}
+    for work, fp8, arguments in (("qwen3", True, given), ("demo", False, {})):
+        order = order_of(tmp_path, work, cards=2, fp8=fp8, vllm_arguments=arguments)
+        settings = load_settings(config="conf/gpu_cluster.yaml", flags=job_flags(order))
+        assert caption_engine(settings).key == EngineSettings(**order.settings).key
+        assert caption_engine(settings).render == EngineSettings(**order.settings).render
+        assert settings.caption_generation.max_output_tokens == {"qwen3": 256, "demo": 20}[work]
+        assert order.windows == 20
+
+
+@pytest.mark.parametrize(("cards", "cores"), [(1, 8), (2, 8), (2, 6), (3, 1)])
+def test_each_executor_of_the_job_in_spark_has_one_card_which_all_its_cores_feed(
+    tmp_path: Path, cards: int, cores: int
+) -> None:
+    addresses = tuple(map(str, range(cards)))
+    order = SparkOrder({}, "demo", "", str(tmp_path), addresses, cores=cores, heap_mib=1000, windows=1)
+    discovery = write_discovery(tmp_path / "gpus.sh", addresses)
+    shown = subprocess.run([discovery], capture_output=True, text=True, check=True).stdout
+    assert json.loads(shown) == {"name": "gpu", "addresses": list(addresses)}
+    properties = spark_properties(order, discovery, {"PYTHONPATH": "/code"})
+    assert spark_master(order) == f"local-cluster[1,{cards * cores},{cards * 1000}]"
+    assert properties["spark.worker.resource.gpu.amount"] == str(cards)
+    assert properties["spark.executor.resource.gpu.amount"] == "1"
+    assert properties["spark.executor.memory"] == "1000m"
+    assert properties["spark.executorEnv.PYTHONPATH"] == "/code"
+    assert gpu_slots_problem(properties.get) is None
+    assert int(1 / task_share(cores)) == cores
+
+
+def test_windows_of_the_job_in_spark_are_of_clips_with_names_of_their_own(tmp_path: Path) -> None:
+    assert copy_clips(WORKLOADS["demo"], tmp_path, tmp_path / "clips", 5) == 6
+    paths = sorted((tmp_path / "clips").iterdir())
+    assert [path.name for path in paths] == ["00000.mp4", "00001.mp4", "00002.mp4"]
+    assert len({path.stat().st_ino for path in paths}) == 1
+
+
+def test_only_the_time_without_any_engine_counts_as_their_start() -> None:
+    loads = [{"time": 190.0, "seconds": 85.0}, {"time": 170.0, "seconds": 60.0}]
+    assert start_s(loads) == 170.0 - 105.0
+    assert start_s([]) == 0.0
+
+
+def test_a_job_in_spark_that_did_less_than_it_should_is_told_apart(tmp_path: Path) -> None:
+    order = order_of(tmp_path, "qwen3", cards=2)
+    engines = [{"address": "1", "output_tokens": 99}, {"address": "0", "output_tokens": 1}]
+    good = {
+        **{"windows": 400, "rows": 400, "errors": 0, "error": None, "ended_early": 4},
+        **{"most_output_tokens": 256, "addresses": ["0", "1"], "engines": engines},
+    }
+    assert problems(good, order, 400) == []
+    for change, told in (
+        ({"rows": 401}, "401 rows of 400 windows, not of 400"),
+        ({"errors": 1, "error": "no such file"}, "1 windows failed: no such file"),
+        ({"addresses": ["0", "0"]}, r"engines ran on ['0', '0'], not on ['0', '1']"),
+        ({"engines": [engines[0], {"address": "0", "output_tokens": 0}]}, "of card 0 answered nothing"),
+        ({"most_output_tokens": 200}, "up to 200 tokens, not 256"),
+        ({"ended_early": 5}, "5 answers ended before"),
+    ):
+        (problem,) = problems(good | change, order, 400)
+        assert told in problem

@@ -55,6 +55,27 @@ def test_weights_copied_by_hand_count_by_their_content_and_nothing_is_fetched(tm
         text_model(settings)
 
 
+def test_a_model_whose_weights_are_made_up_needs_none_and_counts_by_the_files_that_are_there(
+    tmp_path: Path,
+) -> None:
+    flags = {"--model-variant": "qwen3", "--model-dir": str(tmp_path)}
+    settings = load_settings(flags=flags | {"--vllm-argument": ("load-format=dummy",)})
+    first, second = tmp_path / QWEN3.caption_model_id, tmp_path / "other" / QWEN3.caption_model_id
+    for folder, config in ((first, b"{}"), (second, b'{"a": 1}')):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_bytes(config)
+    assert caption_engine(settings).weights is None
+    other = load_settings(
+        flags=flags | {"--model-dir": str(tmp_path / "other"), "--vllm-argument": ("load_format=dummy",)}
+    )
+    assert len({caption_model(settings).revision, caption_model(other).revision, QWEN3.caption_revision}) == 3
+    with pytest.raises(SettingsError, match=r"\*\.safetensors is missing"):
+        caption_engine(load_settings(flags=flags))
+    (first / "config.json").rename(first / "model.safetensors")
+    with pytest.raises(SettingsError, match=r"config\.json is missing"):
+        caption_model(settings)
+
+
 def test_the_demo_never_reaches_for_a_network(tmp_path: Path) -> None:
     settings = load_settings(flags={"--model-variant": "demo", "--model-dir": str(tmp_path)})
     for ask in (caption_model, text_model, caption_engine, text_engine):
