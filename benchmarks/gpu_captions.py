@@ -219,7 +219,7 @@ class Results:
                 str(one.get("cards", "")),
                 f"{one['windows_per_s']:.2f}",
                 f"{one['windows_per_s'] / first:.2f}",
-                f"{one.get('output_tokens_per_s', 0):.0f}",
+                f"{one['windows_per_s'] * one['output_tokens']:.0f}",
                 "" if idle is None else f"{100 * idle:.1f} %",
                 "\n".join(f"{name} {value:.3f}" for name, value in one["cpu_s_per_window"].items()),
                 f"{one['engine_start_s']:.0f}",
