@@ -17,15 +17,16 @@ from jobs.chunks import Chunk, plan_chunks
 from jobs.commits import commit_rows
 from jobs.lake import Lake
 from jobs.progress import Progress
-from jobs.session import gpu_count
+from jobs.session import ahead_of_work, gpu_count
 from schemas.clips import CLIPS
 from schemas.table import Table
 from udfs.engine.requests import EngineReading
 
 log = logging.getLogger(__name__)
 
-CHUNKS_IN_FLIGHT = 2
-"""So that the cards don't drain while a chunk commits."""
+CHUNKS_IN_FLIGHT = 3
+"""So that the cards don't drain while a chunk commits. It commits when tasks of the next chunk begin to end, which
+have all cores until then; those of a third have to be there to take the cores that come free."""
 
 WINDOWS_PER_GPU = 1000
 
@@ -163,9 +164,10 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
 def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.Lock) -> Counter[str]:
     """Does a chunk and commits it; returns the rows written, by `table.status`."""
     lake = context.lake
-    pending = stage.pending(lake, chunk.where)
-    # Bounded by the chunk, and read by several joins: worked out once.
-    keys = lake.spark.createDataFrame(pending.toArrow(), pending.schema)
+    with ahead_of_work(lake.spark):
+        pending = stage.pending(lake, chunk.where)
+        # Bounded by the chunk, and read by several joins: worked out once.
+        keys = lake.spark.createDataFrame(pending.toArrow(), pending.schema)
     rows = stage.rows(lake, chunk, keys).persist(StorageLevel.DISK_ONLY)
     try:
         # The work happens here, once; the commit and its tries read what is kept. Nothing is left where
@@ -175,7 +177,7 @@ def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.
         context.readings.extend(readings)
         if not num_rows:
             return Counter()
-        with lock:
+        with lock, ahead_of_work(lake.spark):
             counted: Counter[str] = Counter()
             for fill in stage.all_fills:
                 written = commit_rows(
@@ -216,7 +218,7 @@ def count_rows(rows: DataFrame, engine: str | None) -> tuple[int, list[EngineRea
 
 
 def _in_parallel(work: Callable[[Chunk], None], chunks: list[Chunk]) -> None:
-    """Runs `work` over the chunks, two at a time; the first failure stops the rest and is raised."""
+    """Runs `work` over the chunks, some at a time; the first failure stops the rest and is raised."""
     stopped = threading.Event()
 
     def guarded(chunk: Chunk) -> None:
