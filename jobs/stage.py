@@ -25,8 +25,8 @@ from udfs.engine.requests import EngineReading
 log = logging.getLogger(__name__)
 
 CHUNKS_IN_FLIGHT = 3
-"""So that the cards don't drain while a chunk commits. It commits when tasks of the next chunk begin to end, which
-have all cores until then; those of a third have to be there to take the cores that come free."""
+"""So that the cards don't drain while a chunk commits. It commits when tasks of the next chunk begin to end,
+which have all cores until then; those of a third have to be there to take the cores that come free."""
 
 WINDOWS_PER_GPU = 1000
 
