@@ -162,7 +162,9 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
 
     ((mode, windows),) = order.modes.items()
     work, start = WORKLOADS[order.work], time.monotonic()
-    arguments = vllm_compat.engine_arguments(settings, vllm_compat.find_device())
+    device = vllm_compat.find_device()
+    vllm_compat.limit_threads(device)
+    arguments = vllm_compat.engine_arguments(settings, device)
     arguments.pop("enable_log_requests")
     if order.profile is not None:
         options = {"profiler": "torch", "torch_profiler_dir": order.profile}

@@ -152,9 +152,10 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
 
         def work(chunk: Chunk) -> None:
             counted = _run_chunk(context, stage, chunk, lock)
-            context.counts.update(counted)
-            for name, count in counted.items():
-                written[name.partition(".")[2]] += count
+            with lock:
+                context.counts.update(counted)
+                for name, count in counted.items():
+                    written[name.partition(".")[2]] += count
             progress.advance(chunk.num_items)
 
         _in_parallel(work, chunks)

@@ -145,6 +145,16 @@ def prepare_environment() -> None:
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
 
 
+def limit_threads(device: Device) -> None:
+    """Gives an engine that is started next one thread for what it does on the CPU, if that is little.
+
+    On a card that is bookkeeping. With a thread for each core, most of them only wait for the next piece of it,
+    and do so without sleeping. vLLM sees to that where it starts several workers.
+    """
+    if device.is_gpu:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 def precision(settings: EngineSettings, device: Device) -> str:
     """Returns the precision that the weights will have, and warns when that is not FP8 as asked."""
     if not settings.fp8:
@@ -245,6 +255,7 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         check_known(settings.vllm_arguments)
+        limit_threads(device)
         arguments = AsyncEngineArgs(**engine_arguments(settings, device))
         self._llm: Any = AsyncLLM.from_engine_args(arguments, stat_loggers=[meter.factory()])
         self.renderer = Renderer(self._llm.renderer, settings)

@@ -1,5 +1,6 @@
 """An engine that inherits a Python worker's cage runs on one core, or out of address space."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from conf.engine import EngineSettings
 from udfs.engine.launch import host_environment, import_path
 from udfs.engine.runtime import Place
 from udfs.engine.slot import Slot
+from udfs.engine.vllm_compat import Device, limit_threads
 
 
 def test_the_host_leaves_the_environment_of_a_spark_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +78,15 @@ def test_a_missing_interpreter_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     settings = EngineSettings(model_path="/nowhere", kind="text", python="/no/such/python")
     with pytest.raises(EngineError, match="/no/such/python"):
         connect(Slot.of_process(), settings)
+
+
+@pytest.mark.parametrize(("device", "threads"), [(Device("card", (9, 0)), "1"), (Device("cpu", None), None)])
+def test_the_engine_of_a_card_has_one_thread_on_the_cpu_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, device: Device, threads: str | None
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    limit_threads(device)
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    limit_threads(device)
+    assert os.environ.get("OMP_NUM_THREADS") == threads
