@@ -148,8 +148,8 @@ def prepare_environment() -> None:
 def limit_threads(device: Device) -> None:
     """Gives an engine that is started next one thread for what it does on the CPU, if that is little.
 
-    On a card that is bookkeeping. With a thread for each core, most of them only wait for the next piece of it,
-    and do so without sleeping. vLLM sees to that where it starts several workers.
+    On a card that is bookkeeping. With a thread for each core, most of them only wait for the next piece of
+    it, and do so without sleeping. vLLM sees to that where it starts several workers.
     """
     if device.is_gpu:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
