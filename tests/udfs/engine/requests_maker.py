@@ -1,12 +1,19 @@
 """Requests for engine tests."""
 
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from udfs.engine.requests import CaptionRequest, Generation
+from udfs.engine.requests import CaptionRequest, Generation, Reply
 
 HEIGHT, WIDTH = 112, 168
+TIMEOUT_S = 120
+
+
+def answers(futures: list["Future[Reply]"]) -> list[Reply]:
+    """What the engine answered, or raises what failed."""
+    return [future.result(TIMEOUT_S) for future in futures]
 
 
 def colour_frames(seed: int, num_frames: int = 6, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
