@@ -34,12 +34,6 @@ _DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
-_FAIR = {"spark.scheduler.mode": "FAIR"}
-"""So that `ahead_of_work` has an effect."""
-
-POOL = "spark.scheduler.pool"
-"""Property of a thread: the pool of its jobs."""
-
 _LOCAL = {
     "spark.ui.enabled": "false",
     # Else each command leaves a folder where it is called.
@@ -92,7 +86,7 @@ def _build(settings: SparkSettings) -> SparkSession:
         for key, value in _LOCAL.items():
             builder = builder.config(key, value)
     given = (text.split("=", 1) for text in settings.properties)
-    for key, value in (*_DELTA.items(), *_FAIR.items(), *given):
+    for key, value in (*_DELTA.items(), *given):
         if not _is_submitted(key.strip()):
             builder = builder.config(key.strip(), value.strip())
     return builder.getOrCreate()
@@ -130,8 +124,11 @@ def check_delta(session: SparkSession) -> None:
 
 def parallelism(session: SparkSession) -> int:
     """How many tasks the session runs at once."""
-    context = _context(session)
-    return 2 * (os.cpu_count() or 1) if context is None else max(1, context.defaultParallelism)
+    try:
+        return max(1, session.sparkContext.defaultParallelism)
+    except Exception as error:  # Spark Connect has no context; each client library words it differently.
+        log.debug("no context to ask for the parallelism: %s", error)
+        return 2 * (os.cpu_count() or 1)
 
 
 def gpu_count(session: SparkSession) -> int:
@@ -218,34 +215,6 @@ def check_packages(session: SparkSession) -> None:
 def source_root() -> Path:
     """The folder that holds our packages: of a checkout, an installation or a zip."""
     return Path(__file__).resolve().parent.parent
-
-
-@contextmanager
-def ahead_of_work(session: SparkSession) -> Iterator[None]:
-    """Has the short jobs of this thread take the next free cores, before tasks that have waited for longer.
-
-    Pools share cores evenly, and in this one little runs. Without the fair scheduler, which sessions of ours
-    have and Databricks has, or without a context (Spark Connect), nothing changes.
-    """
-    context = _context(session)
-    if context is None:
-        yield
-        return
-    before: Any = context.getLocalProperty(POOL)
-    context.setLocalProperty(POOL, "captionlake")
-    try:
-        yield
-    finally:
-        context.setLocalProperty(POOL, before)
-
-
-def _context(session: SparkSession) -> SparkContext | None:
-    """The session's context; None for Spark Connect, which has none."""
-    try:
-        return session.sparkContext
-    except Exception as error:  # Each client library words it differently.
-        log.debug("a session without a context: %s", error)
-        return None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from pyspark import StorageLevel
@@ -17,16 +17,15 @@ from jobs.chunks import Chunk, plan_chunks
 from jobs.commits import commit_rows
 from jobs.lake import Lake
 from jobs.progress import Progress
-from jobs.session import ahead_of_work, gpu_count
+from jobs.session import gpu_count
 from schemas.clips import CLIPS
 from schemas.table import Table
 from udfs.engine.requests import EngineReading
 
 log = logging.getLogger(__name__)
 
-CHUNKS_IN_FLIGHT = 3
-"""So that the cards don't drain while a chunk commits. It commits when tasks of the next chunk begin to end,
-which have all cores until then; those of a third have to be there to take the cores that come free."""
+CHUNKS_IN_FLIGHT = 2
+"""So that the cards don't drain while a chunk commits."""
 
 WINDOWS_PER_GPU = 1000
 
@@ -147,28 +146,27 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
         return written
     log.info("stage=%s %s=%d commits=%d", names, stage.unit, total, len(chunks))
     stage.provide(lake)
-    lock = threading.Lock()
+    commits, counting = threading.Lock(), threading.Lock()
     with Progress(names, total=total, unit=stage.unit) as progress:
 
         def work(chunk: Chunk) -> None:
-            counted = _run_chunk(context, stage, chunk, lock)
-            with lock:
+            counted = _run_chunk(context, stage, chunk, commits)
+            with counting:
                 context.counts.update(counted)
                 for name, count in counted.items():
                     written[name.partition(".")[2]] += count
             progress.advance(chunk.num_items)
 
-        _in_parallel(work, chunks)
+        in_parallel(work, chunks)
     return written
 
 
-def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.Lock) -> Counter[str]:
-    """Does a chunk and commits it; returns the rows written, by `table.status`."""
+def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, commits: threading.Lock) -> Counter[str]:
+    """Does a chunk and commits it, one at a time; returns the rows written, by `table.status`."""
     lake = context.lake
-    with ahead_of_work(lake.spark):
-        pending = stage.pending(lake, chunk.where)
-        # Bounded by the chunk, and read by several joins: worked out once.
-        keys = lake.spark.createDataFrame(pending.toArrow(), pending.schema)
+    pending = stage.pending(lake, chunk.where)
+    # Bounded by the chunk, and read by several joins: worked out once.
+    keys = lake.spark.createDataFrame(pending.toArrow(), pending.schema)
     rows = stage.rows(lake, chunk, keys).persist(StorageLevel.DISK_ONLY)
     try:
         # The work happens here, once; the commit and its tries read what is kept. Nothing is left where
@@ -178,7 +176,7 @@ def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, lock: threading.
         context.readings.extend(readings)
         if not num_rows:
             return Counter()
-        with lock, ahead_of_work(lake.spark):
+        with commits:
             counted: Counter[str] = Counter()
             for fill in stage.all_fills:
                 written = commit_rows(
@@ -218,23 +216,26 @@ def count_rows(rows: DataFrame, engine: str | None) -> tuple[int, list[EngineRea
     return sum(row.num_rows for row in found), readings
 
 
-def _in_parallel(work: Callable[[Chunk], None], chunks: list[Chunk]) -> None:
-    """Runs `work` over the chunks, some at a time; the first failure stops the rest and is raised."""
+def in_parallel(work: Callable[[Chunk], None], chunks: list[Chunk]) -> None:
+    """Runs `work` over the chunks, two at a time; after a failure, which is raised, none is begun."""
     stopped = threading.Event()
 
     def guarded(chunk: Chunk) -> None:
-        if not stopped.is_set():
+        if stopped.is_set():
+            return
+        try:
             work(chunk)
+        except BaseException:
+            stopped.set()
+            raise
 
     with ThreadPoolExecutor(CHUNKS_IN_FLIGHT) as pool:
         futures = [pool.submit(guarded, chunk) for chunk in chunks]
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            wait(futures)
         except BaseException:
             stopped.set()
             raise
-        if any(future.exception() for future in done):
-            stopped.set()
     for future in futures:
         future.result()
 

@@ -1,12 +1,14 @@
 """Commits are bounded, and two jobs that plan alike can be told apart by their cells."""
 
 import itertools
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.chunks import CELL_CLIPS, Chunk, plan_chunks
+from jobs.stage import CHUNKS_IN_FLIGHT, in_parallel
 
 pending = st.dictionaries(
     st.one_of(st.integers(0, 40), st.integers(CELL_CLIPS - 20, CELL_CLIPS + 20), st.integers(0, 10**12)),
@@ -62,3 +64,24 @@ def test_the_conditions_of_a_chunk_name_its_clips_and_its_cell(clip_no: int) -> 
 def test_the_example_of_the_docstring_holds() -> None:
     assert list(plan_chunks([(0, 2), (1, 2), (5, 1)], per_commit=3)) == [Chunk(0, 0, 2), Chunk(1, 5, 3)]
     assert list(plan_chunks([], per_commit=3)) == []
+
+
+def test_after_a_failure_no_chunk_is_begun_and_those_under_way_end() -> None:
+    chunks = [Chunk(number, number, 1) for number in range(10)]
+    together = threading.Barrier(CHUNKS_IN_FLIGHT)
+    failed = threading.Event()
+    begun, ended = set(), set()
+
+    def work(chunk: Chunk) -> None:
+        begun.add(chunk.first_clip_no)
+        together.wait(timeout=60)
+        if chunk.first_clip_no == 0:
+            failed.set()
+            raise ValueError("the first one")
+        assert failed.wait(timeout=60)
+        ended.add(chunk.first_clip_no)
+
+    with pytest.raises(ValueError, match="the first one"):
+        in_parallel(work, chunks)
+    assert begun == set(range(CHUNKS_IN_FLIGHT))
+    assert ended == begun - {0}
