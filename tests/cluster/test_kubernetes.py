@@ -183,6 +183,7 @@ def test_the_command_makes_a_pod_for_the_driver_that_runs_our_application(submit
     assert pod["metadata"]["labels"]["spark-app-name"] == "captionlake"
     assert pod["spec"]["serviceAccountName"] == "spark"
     assert container(pod)["image"] == "captionlake:0.1.0"
+    assert container(pod)["resources"]["limits"] == {"memory": f"{(2 + 1) * 1024}Mi"}
     assert mounted_claims(pod) == [("captionlake", "/data")]
     application = COMMAND.words.index("local:///opt/captionlake/captionlake.py")
     assert container(pod)["args"][-len(COMMAND.words) + application :] == COMMAND.words[application:]
