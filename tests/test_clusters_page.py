@@ -193,6 +193,10 @@ def test_executors_find_python_and_the_discovery_script(spark: SparkSession, nam
     assert python == f"./{unpacked}/bin/python"
 
 
+def test_the_image_starts_in_a_folder_that_spark_may_write() -> None:
+    assert re.findall(r"^WORKDIR (\S+)$", DOCKERFILE, re.M)[-1] == "/opt/spark/work-dir"
+
+
 def test_driver_and_executors_have_the_same_volume_on_kubernetes(spark: SparkSession) -> None:
     conf = spark_conf(spark, SUBMITS["k8s"])
     read = spark.sparkContext._jvm.org.apache.spark.deploy.k8s.KubernetesVolumeUtils.parseVolumesWithPrefix
