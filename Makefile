@@ -40,7 +40,7 @@ test: $(INSTALLED) .venv/spark-4.0/.installed ## the test suite
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest
 
-test-clusters: $(INSTALLED) .venv/spark-4.0/.installed ## tests on a standalone cluster, and on Spark 4.0
+test-clusters: $(INSTALLED) .venv/spark-4.0/.installed ## tests of submissions to clusters, and of Spark 4.0
 	@tools/check_machine.sh $(BIN)/python
 	$(BIN)/python -m pytest -m clusters
 

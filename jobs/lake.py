@@ -22,6 +22,8 @@ CREATION_S = 5.0
 
 _CATALOG = re.compile(r"^[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*){1,2}$")
 
+_NO_HOST = re.compile(r"^([A-Za-z]\w*):///")
+
 
 class Lake:
     """Reads and writes the tables of a lake.
@@ -38,7 +40,9 @@ class Lake:
         self.in_catalog = "/" not in location and bool(_CATALOG.match(location))
         # SQL over files takes no relative path.
         is_relative = not self.in_catalog and ":" not in location
-        self.location = str(Path(location).absolute()) if is_relative else location.rstrip("/")
+        place = str(Path(location).absolute()) if is_relative else location.rstrip("/")
+        # As Spark writes it; Delta takes the two spellings for two places.
+        self.location = _NO_HOST.sub(r"\1:/", place)
 
     def name_of(self, table: Table) -> str:
         """The table as SQL names it, quoted."""

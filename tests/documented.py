@@ -31,15 +31,15 @@ def commands(page: str) -> list[Command]:
     return [_command(text) for block in blocks for text in re.split(r"(?<!\\)\n", block) if text]
 
 
-def spark_submits(page: str) -> list[Command]:
-    """The submissions of a page to a cluster."""
-    return [command for command in commands(page) if command.words[0] == "spark-submit"]
+def cluster_commands(page: str) -> list[Command]:
+    """The commands of a page that need a cluster, or build its image."""
+    return [command for command in commands(page) if command.words[0] in ("docker", "spark-submit")]
 
 
-def standalone_submit() -> Command:
-    """The README's submission to a standalone cluster."""
-    [command] = spark_submits("README.md")
-    return command
+def spark_submits(page: str) -> dict[str, Command]:
+    """The submissions of a page, by the kind of cluster: `spark` (standalone), `yarn` and `k8s`."""
+    submits = [command for command in commands(page) if command.words[0] == "spark-submit"]
+    return {re.split(r"\W", one.words[one.words.index("--master") + 1])[0]: one for one in submits}
 
 
 def _command(text: str) -> Command:

@@ -16,10 +16,10 @@ from conf.settings import Settings
 from jobs.cli import make_parser
 from jobs.session import DELTA_PACKAGES, delta_package, gpu_slots_problem
 from tests.checkout import ROOT
-from tests.documented import Command, commands, exported, spark_submits, standalone_submit
+from tests.documented import Command, cluster_commands, commands, exported, spark_submits
 
 PAGE = "docs/clusters.md"
-SUBMITS = {re.split(r"\W", one.words[2])[0]: one for one in spark_submits(PAGE)}
+SUBMITS = spark_submits(PAGE)
 DOCKERFILE = (ROOT / "tools" / "kubernetes.Dockerfile").read_text()
 IMAGE_FOLDER = "/opt/captionlake/"
 
@@ -92,9 +92,10 @@ def in_image() -> set[str]:
     return {IMAGE_FOLDER + Path(source).name for source in copied.split()}
 
 
-def test_there_is_a_command_for_each_kind_of_cluster_and_the_readme_has_the_first() -> None:
+def test_the_readme_has_the_page_s_command_for_each_kind_of_cluster() -> None:
     assert list(SUBMITS) == ["spark", "yarn", "k8s"]
-    assert SUBMITS["spark"] == standalone_submit()
+    assert cluster_commands("README.md") == cluster_commands(PAGE)
+    assert exported(PAGE).items() <= exported("README.md").items()
 
 
 @each_submit
@@ -190,6 +191,10 @@ def test_executors_find_python_and_the_discovery_script(spark: SparkSession, nam
     unpacked = command.words[command.words.index("--archives") + 1].split("#")[1]
     python = command.environment.get("PYSPARK_PYTHON") or given["spark.yarn.appMasterEnv.PYSPARK_PYTHON"]
     assert python == f"./{unpacked}/bin/python"
+
+
+def test_the_image_starts_in_a_folder_that_spark_may_write() -> None:
+    assert re.findall(r"^WORKDIR (\S+)$", DOCKERFILE, re.M)[-1] == "/opt/spark/work-dir"
 
 
 def test_driver_and_executors_have_the_same_volume_on_kubernetes(spark: SparkSession) -> None:

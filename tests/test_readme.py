@@ -16,10 +16,10 @@ from pyspark.sql import SparkSession
 from jobs.lake import Lake
 from jobs.sql import query, write_result
 from tests.checkout import ROOT, copy_checkout
-from tests.documented import standalone_submit
+from tests.documented import cluster_commands
 
-NOT_RUN = ("make test\n", standalone_submit().text + "\n")
-"""The suite cannot run itself, and the submission has a cluster in `tests/cluster/test_standalone.py`."""
+NOT_RUN = ("make test\n", *(command.text + "\n" for command in cluster_commands("README.md")))
+"""The suite cannot run itself, and what is for clusters has its tests in `tests/cluster`."""
 
 BLOCK = re.compile(r"^```(sh|bash|sql)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 WIDTH = 100

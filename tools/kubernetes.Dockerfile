@@ -21,5 +21,7 @@ COPY captionlake.py dist/captionlake.zip conf/gpu_cluster.yaml tools/gpus.sh ./
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 # Executors get no --py-files that are in the image (local://): Spark takes them for being there already.
 ENV PYSPARK_PYTHON=/opt/captionlake/environment/bin/python PYTHONPATH=/opt/captionlake/captionlake.zip
+# Driver and executors put the jars that they fetch where they start, so that has to be Spark's own folder.
+WORKDIR /opt/spark/work-dir
 ARG spark_uid=185
 USER ${spark_uid}

@@ -19,7 +19,7 @@ from deltalake import DeltaTable
 from demo.make_clips import write_scene
 from tests.checkout import ROOT
 from tests.cluster.standalone import MARK, Cluster, standalone_cluster
-from tests.documented import exported, standalone_submit
+from tests.documented import exported, spark_submits
 from tests.engine_fixtures import MAX_MODEL_LEN, DemoModels
 from tools.make_zip import make_zip
 from udfs.engine.runtime import group_members, read_holder, read_loads
@@ -197,7 +197,7 @@ def returned_bytes(place: Path) -> list[dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def submitted(cluster: Cluster, place: Path) -> Submitted:
-    text = standalone_submit().text
+    text = spark_submits("README.md")["spark"].text
     before = len(read_loads())
     submit(cluster, place, text.replace(" --generate-captions", ""), TWO_EXECUTORS)
     left = [cluster.left_over()]

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -79,6 +80,7 @@ def test_after_a_failure_no_chunk_is_begun_and_those_under_way_end() -> None:
             failed.set()
             raise ValueError("the first one")
         assert failed.wait(timeout=60)
+        time.sleep(0.5)  # until the failure has been told
         ended.add(chunk.first_clip_no)
 
     with pytest.raises(ValueError, match="the first one"):

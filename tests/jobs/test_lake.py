@@ -109,12 +109,19 @@ def test_a_place_that_cannot_be_written_is_named(spark: SparkSession, tmp_path: 
         ("./main.captions", f"delta.`{Path.cwd()}/main.captions/clips`"),
         ("/lakes/main.captions/", "delta.`/lakes/main.captions/clips`"),
         ("s3://bucket/a.b", "delta.`s3://bucket/a.b/clips`"),
+        ("hdfs:///data/lake", "delta.`hdfs:/data/lake/clips`"),
     ],
 )
 def test_a_schema_is_told_from_a_folder(spark: SparkSession, location: str, name: str) -> None:
     lake = Lake(spark, location)
     assert lake.in_catalog == (not name.startswith("delta."))
     assert lake.name_of(CLIPS) == name
+
+
+def test_a_lake_is_made_at_a_uri_without_a_host(spark: SparkSession, tmp_path: Path) -> None:
+    """As in docs/clusters.md: `hdfs:///data/lake`."""
+    Lake(spark, f"file://{tmp_path}/lake").create()
+    assert Lake(spark, str(tmp_path / "lake")).exists(CLIPS)
 
 
 @pytest.fixture
