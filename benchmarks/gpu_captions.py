@@ -173,6 +173,7 @@ class Results:
                     **self.known,
                     "settings": settings,
                     "measured": time.strftime("%Y-%m-%d %H:%M"),
+                    "cpus": os.cpu_count(),
                 }
                 self.modes.append(_rounded(known | one))
             else:
@@ -184,7 +185,6 @@ class Results:
         document = {
             "machine": {
                 "device": self.modes[-1]["device"],
-                "cpus": os.cpu_count(),
                 "python": platform.python_version(),
             },
             "versions": self.modes[-1]["versions"],

@@ -449,6 +449,8 @@ def run_spark(order: SparkOrder) -> dict[str, Any]:
     if figures is None:
         _show_logs(place)
         raise RuntimeError(f"the job in Spark failed with code {process.returncode}; its logs are in {place}")
+    if process.returncode:
+        figures["problems"].append(f"the job's process ended with code {process.returncode}; see {place}")
     return figures
 
 

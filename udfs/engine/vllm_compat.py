@@ -152,7 +152,7 @@ def limit_threads(device: Device) -> None:
     it, and do so without sleeping. vLLM sees to that where it starts several workers.
     """
     if device.is_gpu:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def precision(settings: EngineSettings, device: Device) -> str:

@@ -48,7 +48,7 @@ class Pattern:
         for dropped in ("", VIDEO_END):
             if after.startswith(dropped) and token_ids(after.removeprefix(dropped)) == ids[end:]:
                 bare = copy.copy(item)
-                # The model itself brings frames to its device; see `udfs.engine.worker`.
+                # `take_bytes` brings frames to the device: vLLM 0.23 waits for the device when it does.
                 stays = replace(item[PIXELS].field, keep_on_cpu=True)
                 bare[PIXELS] = replace(item[PIXELS], data=None, field=stays)
                 return cls(_with_item(rendered, bare), ids[:end], dropped)

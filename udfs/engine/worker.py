@@ -78,6 +78,7 @@ class WorkerExtension:
             Whether the model is one that can be made to.
         """
         import torch
+        from vllm.platforms import current_platform
 
         model = self.model_runner.get_model()
         parse = getattr(model, "_parse_and_validate_video_input", None)
@@ -85,24 +86,21 @@ class WorkerExtension:
         if parse is None or not hasattr(tower, "dtype"):
             return False
         dtype, device = tower.dtype, tower.device
+        pin = device.type == "cuda" and current_platform.is_pin_memory_available()
 
         def parse_bytes(**inputs: Any) -> Any:
             pixels, layout = inputs.get("pixel_values_videos"), inputs.pop(FRAMES_MARK, None)
             if pixels is not None and pixels.dtype == torch.uint8:
                 grids = inputs["video_grid_thw"].tolist()
-                pixels = _moved(pixels, device)
+                # A card copies pages that stay in place when it comes to that, and nobody waits for it.
+                pixels = (pixels.pin_memory() if pin and not pixels.is_cuda else pixels).to(
+                    device, non_blocking=True
+                )
                 inputs["pixel_values_videos"] = _as_floats(pixels, grids, layout, mean, std, dtype)
             return parse(**inputs)
 
         model._parse_and_validate_video_input = parse_bytes
         return True
-
-
-def _moved(pixels: Any, device: Any) -> Any:
-    """Returns pixels on the device; a card copies them when it comes to that, and nobody waits for it."""
-    if device.type == "cuda" and not pixels.is_cuda:
-        pixels = pixels.pin_memory()
-    return pixels.to(device, non_blocking=True)
 
 
 def _as_floats(
