@@ -39,10 +39,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu_card import Card
-from benchmarks.gpu_clients import Engine
-from benchmarks.gpu_llm import BEGIN_MARK, PROFILE_MARK, LLMOrder, command
-from benchmarks.gpu_work import PEER, SPARK, WORKLOADS, CaptionWorkload
+from benchmarks.gpu.card import Card
+from benchmarks.gpu.clients import Engine
+from benchmarks.gpu.llm import BEGIN_MARK, PROFILE_MARK, LLMOrder, command
+from benchmarks.gpu.work import PEER, SPARK, WORKLOADS, CaptionWorkload
 from conf.engine import EngineSettings, vllm_argument
 from udfs.engine.launch import host_environment
 from udfs.engine.runtime import Place
@@ -139,7 +139,8 @@ def run_cards(
     given: argparse.Namespace, settings: EngineSettings, folder: Path, precision: str, results: "Results"
 ) -> list[str]:
     """Runs the job in Spark with each number of cards; returns what is wrong with the figures."""
-    from benchmarks.gpu_spark import SparkOrder, run_spark
+    from benchmarks.gpu.cluster import SparkOrder
+    from benchmarks.gpu.spark import run_spark
 
     problems = []
     for cards in given.cards:

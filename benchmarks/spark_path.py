@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from benchmarks.cpu_path import machine, save
 from benchmarks.measuring import measure
 from benchmarks.moving_clips import MAIN, make_case
+from benchmarks.watching import Watcher
 from conf.loading import load_settings
 from jobs import ingest, run
 from jobs.session import get_session
@@ -28,25 +28,17 @@ CLIP = MAIN[0]
 POLL_S = 2.0
 
 
-class Memory:
-    """Samples the resident memory of this process's Python descendants, in MiB, while it is entered."""
+class Memory(Watcher):
+    """Samples the resident memory of this process's Python descendants, in MiB."""
 
     def __init__(self) -> None:
+        super().__init__(POLL_S)
         self.samples: list[float] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Memory":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(POLL_S):
-            self.samples.append(sum(_python_descendants_mib()))
+    def look(self) -> bool:
+        """Takes a sample."""
+        self.samples.append(sum(_python_descendants_mib()))
+        return False
 
 
 def _python_descendants_mib() -> list[float]:

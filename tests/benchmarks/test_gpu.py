@@ -11,22 +11,19 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from benchmarks.gpu_captions import Results, main, parse_arguments
-from benchmarks.gpu_llm import peer_arguments
-from benchmarks.gpu_profile import read_profile
-from benchmarks.gpu_spark import (
+from benchmarks.gpu.cluster import (
     SparkOrder,
-    copy_clips,
-    job_flags,
-    problems,
     spark_master,
     spark_properties,
-    start_s,
     task_share,
     write_discovery,
 )
-from benchmarks.gpu_work import WORKLOADS, CaptionWorkload
-from benchmarks.large_models import QWEN2_5_14B, QWEN2_5_VL_7B, QWEN3_VL_8B, LargeModel, write_large_model
+from benchmarks.gpu.large_models import QWEN2_5_14B, QWEN2_5_VL_7B, QWEN3_VL_8B, LargeModel, write_large_model
+from benchmarks.gpu.llm import peer_arguments
+from benchmarks.gpu.profile import read_profile
+from benchmarks.gpu.spark_job import copy_clips, job_flags, problems, start_s
+from benchmarks.gpu.work import WORKLOADS, CaptionWorkload
+from benchmarks.gpu_captions import Results, main, parse_arguments
 from conf.engine import EngineSettings
 from conf.loading import load_settings
 from conf.prompts import prompt_file

@@ -14,8 +14,8 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_profile import read_profile
-from benchmarks.gpu_work import PROMPT, WORKLOADS, CaptionWorkload, Workload
+from benchmarks.gpu.profile import read_profile
+from benchmarks.gpu.work import PROMPT, WORKLOADS, CaptionWorkload, Workload
 from conf.engine import EngineSettings
 from udfs.engine import vllm_compat
 from udfs.engine.rendering import caption_messages, chat_text, text_messages
@@ -251,7 +251,7 @@ def main() -> None:
 
 def command(order: LLMOrder) -> list[str]:
     """The command of a process that carries out `order`."""
-    return [sys.executable, "-m", "benchmarks.gpu_llm", json.dumps(asdict(order))]
+    return [sys.executable, "-m", "benchmarks.gpu.llm", json.dumps(asdict(order))]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Checkpoints with the dimensions of the published models and without weights, for measuring speed.
 
-`python -m benchmarks.large_models FOLDER` writes them. An engine that is told `load_format=dummy` makes up
-the weights; what it then says means nothing, and takes as long as with the real ones. The tokenizer has as
-many tokens as the published one, most of them made up.
+`python -m benchmarks.gpu.large_models FOLDER` writes them. An engine that is told `load_format=dummy` makes
+up the weights; what it then says means nothing, and takes as long as with the real ones. The tokenizer has
+as many tokens as the published one, most of them made up.
 """
 
 import argparse

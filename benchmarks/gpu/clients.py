@@ -9,24 +9,24 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from benchmarks.gpu_work import WORKLOADS
+from benchmarks.gpu.processes import cpu_s, peak_mib
+from benchmarks.gpu.work import WORKLOADS
+from benchmarks.watching import Watcher
 from conf.engine import EngineSettings
 from jobs.idle import idle_share
 from udfs.engine.client import EngineClient
 from udfs.engine.requests import EngineReading, Generation, Reply, Request
-from udfs.engine.slot import Slot, process_group_and_session
+from udfs.engine.slot import Slot
 
 SAMPLE_EVERY_S = 0.5
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -189,32 +189,28 @@ class Engine:
         }
 
 
-class Watch:
-    """Reads the engine's counters, and CPU time and memory of host and engine, while it is entered."""
+class Watch(Watcher):
+    """Reads the engine's counters, and what CPU time and memory its host and the engine use."""
 
     def __init__(self, client: EngineClient) -> None:
+        super().__init__(SAMPLE_EVERY_S)
         self._client = client
         self._readings: list[EngineReading] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._host = int(client.status()["pid"])
 
-    def __enter__(self) -> "Watch":
-        self._before = self._used()
-        self._thread.start()
-        return self
+    def __enter__(self) -> Self:
+        self._before = cpu_s({self._host})
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._after = self._used()
+        super().__exit__()
+        self._after = cpu_s({self._host})
 
-    def _watch(self) -> None:
-        while True:
-            if (busy_s := self._client.status()["busy_s"]) is not None:
-                self._readings.append(EngineReading("engine", time.monotonic(), busy_s))
-            if self._stop.wait(SAMPLE_EVERY_S):
-                return
+    def look(self) -> bool:
+        """Takes a reading."""
+        if (busy_s := self._client.status()["busy_s"]) is not None:
+            self._readings.append(EngineReading("engine", time.monotonic(), busy_s))
+        return False
 
     def idle_share(self) -> float | None:
         """Share of the time in which no step of the engine ran."""
@@ -222,43 +218,15 @@ class Watch:
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds of host and engine."""
-        return {name: self._after[name] - self._before[name] for name in self._after}
+        return {name: self._after[name] - self._before[name] for name in ("host", "engine")}
 
     def peak_mib(self) -> dict[str, float]:
         """Greatest resident memory of host and engine so far."""
-        peaks = {"host": 0.0, "engine": 0.0}
-        for pid in _group(self._host):
-            name = "host" if pid == self._host else "engine"
-            peaks[name] = max(peaks[name], _peak_mib(pid))
-        return peaks
-
-    def _used(self) -> dict[str, float]:
-        used = {"host": 0.0, "engine": 0.0}
-        for pid in _group(self._host):
-            used["host" if pid == self._host else "engine"] += _process_cpu_s(pid)
-        return used
-
-
-def _group(leader: int) -> list[int]:
-    """Processes of the session that the host leads."""
-    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if (process_group_and_session(pid) or (0, 0))[1] == leader]
-
-
-def _process_cpu_s(pid: int) -> float:
-    fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
-
-
-def _peak_mib(pid: int) -> float:
-    for line in (Path("/proc") / str(pid) / "status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+        return peak_mib(self._host)
 
 
 def _start(order: ClientOrder) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "benchmarks.gpu_clients", json.dumps(asdict(order))]
+    command = [sys.executable, "-m", "benchmarks.gpu.clients", json.dumps(asdict(order))]
     # As in Spark's Python workers, which have one core each.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

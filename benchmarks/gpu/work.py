@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from benchmarks.large_models import QWEN2_5_14B, QWEN2_5_VL_7B, QWEN3_VL_8B, LargeModel, write_large_model
+from benchmarks.gpu.large_models import QWEN2_5_14B, QWEN2_5_VL_7B, QWEN3_VL_8B, LargeModel, write_large_model
 from benchmarks.moving_clips import Case, make_case
 from conf.engine import EngineSettings, RenderSettings
 from conf.prompts import prompt_file
@@ -27,7 +27,7 @@ PROMPT = (
     "Describe what happens in this video from beginning to end: the place, everything that moves in it, how "
     "it moves, and what changes. Write whole sentences and leave out what cannot be seen."
 )
-CHECKPOINTS = Path(__file__).parents[1] / "demo" / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[2] / "demo" / "checkpoints"
 RULE = WindowRule(2.0, 256, 128)
 PEER = ("peer_chunks_16", "peer_chunks_8", "llm_all_at_once")
 SPARK = "spark"
