@@ -69,17 +69,20 @@ def main(argv: list[str] | None = None) -> int:
     order = LLMOrder(settings.model_dump(mode="json"), given.work, str(folder))
     if peer := {name: given.peer_windows for name in PEER if name in given.modes}:
         results.add_all(run_llm(replace(order, modes=peer), given.card), precision, "the peer's")
+    told = _told(settings)
     if "gpu_alone" in given.modes:
         traces = folder.absolute() / f"profile_{precision}"
         shutil.rmtree(traces, ignore_errors=True)
         alone = replace(
             order, modes={"gpu_alone": given.windows}, profile=str(traces) if given.profile else None
         )
-        results.add_all(run_llm(alone, given.card), precision, _told(settings))
+        results.add_all(run_llm(alone, given.card), precision, told)
     if "engine" in given.modes:
-        run_engine(given, settings, folder, precision, results)
-    problems = run_cards(given, settings, folder, precision, results) if SPARK in given.modes else []
+        results.add_all(run_engine(given, settings, folder), precision, told)
+    if SPARK in given.modes:
+        results.add_all(run_cards(given, settings, folder), precision, told)
     results.show()
+    problems = results.problems()
     for problem in problems:
         logging.error("%s", problem)
     return 1 if problems else 0
@@ -110,10 +113,8 @@ def run_llm(order: LLMOrder, card: str) -> Iterator[dict[str, Any]]:
         raise RuntimeError(f"{list(order.modes)} failed with code {process.returncode}")
 
 
-def run_engine(
-    given: argparse.Namespace, settings: EngineSettings, folder: Path, precision: str, results: "Results"
-) -> None:
-    """Runs Captionlake's engine with each number of clients."""
+def run_engine(given: argparse.Namespace, settings: EngineSettings, folder: Path) -> Iterator[dict[str, Any]]:
+    """Runs Captionlake's engine with each number of clients; yields what each cost."""
     work = WORKLOADS[given.work]
     windows = len(work.window_ids(next(work.items(folder))))
     with Engine(settings, _slot(given.card)) as engine:
@@ -127,28 +128,22 @@ def run_engine(
                     items=-(-given.windows // windows),
                     on_begin=card.readings.clear,
                 )
-            figures |= {"mode": "engine", "card": card.figures()}
-            results.add_all([figures], precision, _told(settings))
+            yield figures | {"mode": "engine", "card": card.figures()}
 
 
 def _slot(card: str) -> Slot:
     return Slot.of_process(gpu=card if NVIDIA_DEVICE.exists() else None)
 
 
-def run_cards(
-    given: argparse.Namespace, settings: EngineSettings, folder: Path, precision: str, results: "Results"
-) -> list[str]:
-    """Runs the job in Spark with each number of cards; returns what is wrong with the figures."""
+def run_cards(given: argparse.Namespace, settings: EngineSettings, folder: Path) -> Iterator[dict[str, Any]]:
+    """Runs the job in Spark with each number of cards; yields what each cost."""
     from benchmarks.gpu.cluster import SparkOrder
     from benchmarks.gpu.spark import run_spark
 
-    problems = []
     for cards in given.cards:
-        order = SparkOrder.of_machine(settings, given.work, folder, cards=cards, windows=given.spark_windows)
-        figures = run_spark(order)
-        problems += figures["problems"]
-        results.add_all([figures], precision, _told(settings))
-    return problems
+        yield run_spark(
+            SparkOrder.of_machine(settings, given.work, folder, cards=cards, windows=given.spark_windows)
+        )
 
 
 def _told(settings: EngineSettings) -> str:
@@ -193,6 +188,10 @@ class Results:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+    def problems(self) -> list[str]:
+        """What the modes of this run say is wrong with their figures."""
+        return [problem for one in self.modes[self.old :] for problem in one.get("problems", [])]
 
     def show(self) -> None:
         """Prints the table; ratios are to the first mode of the run."""

@@ -14,7 +14,7 @@ class Card:
         readings: (utilization in percent, power in watts, clock of its multiprocessors in MHz).
     """
 
-    address: str = "0"
+    address: str
     readings: list[tuple[float, float, float]] = field(default_factory=list)
     _process: "subprocess.Popen[str] | None" = None
 
