@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from conf.engine import vllm_argument
 from conf.fields import Group
 from conf.prompts import caption_prompt, enhancement_prompt, stage2_prompt
 from conf.settings import Settings
@@ -87,7 +86,7 @@ def enhance_config(settings: Settings, model: ModelIdentity) -> ConfigIdentity:
 def _generation(settings: Settings) -> dict[str, Any]:
     names = ("dtype", "temperature", "top_p", "repetition_penalty", "max_model_len")
     # However they were written, and in whatever order.
-    given = dict(map(vllm_argument, settings.engine.vllm_arguments))
+    given = settings.engine.parsed_vllm_arguments
     return _changed(settings.engine, names) | ({"vllm_arguments": given} if given else {})
 
 

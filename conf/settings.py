@@ -109,6 +109,11 @@ class EngineTuning(Group):
             raise ValueError(f"{twice} is given twice")
         return arguments
 
+    @property
+    def parsed_vllm_arguments(self) -> dict[str, Any]:
+        """The arguments of vLLM's engine by name."""
+        return dict(map(vllm_argument, self.vllm_arguments))
+
 
 class MediaLimits(Group):
     """What a clip may cost, so that a hostile file costs only its row, and how closely it is looked at."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from conf.engine import EngineSettings, RenderSettings, vllm_argument
+from conf.engine import EngineSettings, RenderSettings
 from conf.errors import SettingsError
 from conf.identity import ModelIdentity
 from conf.settings import Settings
@@ -106,17 +106,13 @@ def _tuning(settings: Settings) -> dict[str, Any]:
         "max_in_flight": engine.max_in_flight,
         "hang_timeout_s": engine.hang_timeout_s,
         "python": python,
-        "vllm_arguments": _vllm_arguments(settings),
+        "vllm_arguments": engine.parsed_vllm_arguments,
     }
-
-
-def _vllm_arguments(settings: Settings) -> dict[str, Any]:
-    return dict(map(vllm_argument, settings.engine.vllm_arguments))
 
 
 def _makes_weights_up(settings: Settings) -> bool:
     """Whether vLLM is told to make weights up instead of loading them."""
-    return _vllm_arguments(settings).get("load_format") == "dummy"
+    return settings.engine.parsed_vllm_arguments.get("load_format") == "dummy"
 
 
 def _record_dir(settings: Settings, table: str) -> str | None:
