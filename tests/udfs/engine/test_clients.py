@@ -13,6 +13,13 @@ from udfs.engine.requests import Generation
 from udfs.engine.slot import Slot
 
 
+def run_client(program: str, models: DemoModels, slot: Slot) -> "subprocess.CompletedProcess[str]":
+    """Runs a program that takes the engine's settings and its slot."""
+    arguments = [vision_settings(models).model_dump_json(), str(slot.owner_pid), str(slot.owner_start)]
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
 def test_two_clients_share_one_engine_and_its_room(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
 ) -> None:
@@ -48,9 +55,7 @@ os._exit(1)
 def test_requests_of_a_client_that_dies_are_aborted(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
 ) -> None:
-    arguments = [vision_settings(demo_models).model_dump_json(), str(engine_slot.owner_pid)]
-    command = [sys.executable, "-c", DYING_CLIENT, *arguments, str(engine_slot.owner_start)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    done = run_client(DYING_CLIENT, demo_models, engine_slot)
     assert done.stdout.strip() == "False", done.stderr
     deadline = time.monotonic() + TIMEOUT_S
     while vision_engine.status()["in_flight"] and time.monotonic() < deadline:
@@ -107,9 +112,7 @@ print(text == before, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_client_works_on_both_sides_of_a_fork(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
 ) -> None:
-    arguments = [vision_settings(demo_models).model_dump_json(), str(engine_slot.owner_pid)]
-    command = [sys.executable, "-c", FORKING_CLIENT, *arguments, str(engine_slot.owner_start)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    done = run_client(FORKING_CLIENT, demo_models, engine_slot)
     assert done.stdout.split() == ["True", "0"], done.stderr
 
 
