@@ -172,6 +172,7 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
     llm = LLM(**arguments)
     start_s = time.monotonic() - start
     renderer = Renderer(llm.renderer, settings)
+    assert llm.collective_rpc("remember_grids") == [True]
     assert (reason := renderer.probe_bytes()) is None, reason
     assert llm.collective_rpc("take_bytes", args=(renderer.image_mean, renderer.image_std)) == [True]
     renderer.takes_bytes = True

@@ -17,11 +17,14 @@ SCOPES = {"preprocess": "vision tower and inputs", "forward": "language model"}
 OTHER = "sampling and the rest"
 MARK = "gpu_model_runner: "
 KERNELS = {"kernel", "gpu_memcpy", "gpu_memset"}
+COPIES = {"aten::cat", "aten::copy_", "aten::pin_memory", "aten::_pin_memory"}
 MOST = 12
 
 
 def read_profile(folder: Path, windows: int) -> dict[str, Any]:
     """Returns milliseconds a window of kernels, by scope and of the longest ones, and of waiting for them.
+
+    What the worker did meanwhile stands under `worker_ms`; copies are within its other parts.
 
     Args:
         folder: where vLLM wrote its traces; the worker's is the largest.
@@ -58,7 +61,22 @@ def read_profile(folder: Path, windows: int) -> dict[str, Any]:
             | {name: for_each(us) for name, us in by_name.most_common(MOST)}
             for scope, by_name in spent.items()
         },
+        "worker_ms": {name: for_each(us) for name, us in _worker(events).most_common(MOST)},
     }
+
+
+def _worker(events: list[dict[str, Any]]) -> Counter[str]:
+    """How long the worker's parts took, its longest calls to the card's runtime and its copies among them."""
+    spent: Counter[str] = Counter()
+    for event in events:
+        name, kind = str(event.get("name", "")), event.get("cat")
+        if event.get("ph") == "X" and (
+            (kind == "user_annotation" and name.startswith(MARK))
+            or kind in ("cuda_runtime", "cuda_driver")
+            or (kind == "cpu_op" and name in COPIES)
+        ):
+            spent[name.removeprefix(MARK)] += event["dur"]
+    return spent
 
 
 class _Scopes:

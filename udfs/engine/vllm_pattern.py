@@ -4,7 +4,6 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -77,11 +76,9 @@ class Pattern:
         import torch
 
         item = copy.copy(video_item(self.rendered))
-        grid = item[GRID]
-        # Frames and patches are as many values; vLLM counts the rows.
-        pixels = torch.from_numpy(frames).view(prod(grid.data.tolist()), -1)
-        item[PIXELS] = replace(item[PIXELS], data=pixels)
-        item[FRAMES_MARK] = replace(grid, data=torch.tensor(layout))
+        # A list, since vLLM would copy the tensors of a batch into one while the device waits for them.
+        item[PIXELS] = replace(item[PIXELS], data=[torch.from_numpy(frames)])
+        item[FRAMES_MARK] = replace(item[GRID], data=torch.tensor(layout))
         if SECONDS in item:
             item[SECONDS] = with_seconds(item[SECONDS], seconds)
         return _with_item(self.rendered, item) | {

@@ -4,7 +4,8 @@ import math
 import os
 import select
 import threading
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from udfs.engine.runtime import Holder, kill_group
 
 FRAMES_MARK = "pixels_are_frames"
 """Field of a video whose pixels are frames; its value is the `layout` of their patches."""
+REMEMBERED_BYTES = 256 * 2**20
 
 
 class WorkerExtension:
@@ -65,10 +67,26 @@ class WorkerExtension:
         """
         step_meter.meter_steps(self.model_runner, np.memmap(path, dtype=np.float64, mode="r+", shape=(1,)))
 
+    def remember_grids(self) -> bool:
+        """Has the vision tower keep what it works out from the grids of videos, for later ones of the same.
+
+        These are positions and the order of patches: nothing of them depends on pixels. Working them out
+        copies from pages that the card cannot read by itself, which waits for all that it has been given.
+
+        Returns:
+            Whether the model has a tower that works them out apart.
+        """
+        tower: Any = getattr(self.model_runner.get_model(), "visual", None)
+        prepare = getattr(tower, "prepare_encoder_metadata", None)
+        if prepare is None:
+            return False
+        tower.prepare_encoder_metadata = Remembering(prepare)
+        return True
+
     def take_bytes(self, mean: list[float], std: list[float]) -> bool:
         """Makes the model take `uint8` pixels and rescale and normalize them itself, where its weights are.
 
-        Pixels that come as whole frames are cut into patches there, too.
+        Frames that come as they are, one tensor for each video, are cut into patches there, too.
 
         Args:
             mean: of each channel, of values between 0 and 1.
@@ -88,25 +106,62 @@ class WorkerExtension:
         dtype, device = tower.dtype, tower.device
         pin = device.type == "cuda" and current_platform.is_pin_memory_available()
 
+        def moved(pixels: Any) -> Any:
+            # A card copies pages that stay in place when it comes to that, and nobody waits for it.
+            return (pixels.pin_memory() if pin and not pixels.is_cuda else pixels).to(
+                device, non_blocking=True
+            )
+
         def parse_bytes(**inputs: Any) -> Any:
-            pixels, layout = inputs.get("pixel_values_videos"), inputs.pop(FRAMES_MARK, None)
-            if pixels is not None and pixels.dtype == torch.uint8:
+            pixels: Any = inputs.get("pixel_values_videos")
+            layouts = inputs.pop(FRAMES_MARK, None)
+            if layouts is not None:
+                # Cut as soon as they have come: while the card does that, the next ones are brought there.
                 grids = inputs["video_grid_thw"].tolist()
-                # A card copies pages that stay in place when it comes to that, and nobody waits for it.
-                pixels = (pixels.pin_memory() if pin and not pixels.is_cuda else pixels).to(
-                    device, non_blocking=True
+                cut = (
+                    patches(moved(frames), grid, layout)
+                    for frames, grid, layout in zip(pixels, grids, layouts.tolist(), strict=True)
                 )
-                inputs["pixel_values_videos"] = _as_floats(pixels, grids, layout, mean, std, dtype)
+                inputs["pixel_values_videos"] = _as_floats(cut, grids, mean, std, dtype)
+            elif pixels is not None and pixels.dtype == torch.uint8:
+                grids = inputs["video_grid_thw"].tolist()
+                videos = moved(pixels).split([math.prod(grid) for grid in grids])
+                inputs["pixel_values_videos"] = _as_floats(videos, grids, mean, std, dtype)
             return parse(**inputs)
 
         model._parse_and_validate_video_input = parse_bytes
         return True
 
 
+class Remembering:
+    """Calls a function of grids once for the same ones, as long as its tensors fit into a share of memory."""
+
+    def __init__(self, prepare: Callable[..., dict[str, Any]], *, most_bytes: int = REMEMBERED_BYTES) -> None:
+        self._prepare = prepare
+        self._left = most_bytes
+        self._known: OrderedDict[tuple[tuple[int, ...], ...], tuple[dict[str, Any], int]] = OrderedDict()
+
+    def __call__(self, grids: Any, **more: Any) -> dict[str, Any]:
+        """Returns what the function does; it is called every time where more is said than grids."""
+        if more or not isinstance(grids, list):
+            return self._prepare(grids, **more)
+        key = tuple(tuple(map(int, grid)) for grid in grids)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key][0]
+        found = self._prepare(grids)
+        size = sum(tensor.nbytes for tensor in found.values() if tensor is not None)
+        self._known[key] = found, size
+        self._left -= size
+        while self._left < 0:
+            _, (_, size) = self._known.popitem(last=False)
+            self._left += size
+        return found
+
+
 def _as_floats(
-    pixels: Any,
+    videos: Iterable[Any],
     grids: list[list[int]],
-    layout: Any,
     mean: Sequence[float],
     std: Sequence[float],
     dtype: Any,
@@ -114,14 +169,13 @@ def _as_floats(
     """Returns the patches of videos as the vision tower takes them; one video at a time, to save memory."""
     import torch
 
-    floats = torch.empty(pixels.shape, dtype=dtype, device=pixels.device)
-    start = 0
-    for at, grid in enumerate(grids):
-        end = start + math.prod(grid)
-        part = pixels[start:end]
-        if layout is not None:
-            part = patches(part, grid, layout[at].tolist())
-        floats[start:end] = normalized(part, mean, std)
+    floats, start = None, 0
+    for pixels in videos:
+        if floats is None:
+            shape = (sum(map(math.prod, grids)), pixels.shape[1])
+            floats = torch.empty(shape, dtype=dtype, device=pixels.device)
+        end = start + len(pixels)
+        floats[start:end] = normalized(pixels, mean, std)
         start = end
     return floats
 

@@ -1,8 +1,10 @@
 """Windows of many kinds, and the comparison of an engine's answers about them with those of transformers."""
 
 import json
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,15 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from conf.engine import EngineSettings
 from conf.prompts import prompt_file
 from conf.variants import ModelVariant
 from demo.make_clips import write_scene
+from tests.engine_fixtures import LOAD_TIMEOUT_S
 from tests.udfs.engine.reference import Greedy, VisionReference
 from tests.udfs.engine.render_windows import RenderJob, render_windows
 from udfs.captioning import CaptionPlan, ClipWork, WindowWork, caption_clips
 from udfs.cutting import ClipRef, WindowRule, cut_clip
 from udfs.engine.client import EngineClient
 from udfs.engine.requests import CaptionRequest, Generation, Reply
+from udfs.engine.slot import Slot
 from udfs.engine.worker import normalized
 from udfs.video import Limits
 
@@ -90,6 +95,19 @@ class Pass:
     request: CaptionRequest
     record: dict[str, Any]
     pixels: np.ndarray | None
+
+
+@contextmanager
+def own_engine(settings: EngineSettings) -> Iterator[EngineClient]:
+    """A client of an engine that is loaded for it, has an owner of its own, and so takes no other's place."""
+    with subprocess.Popen(["sleep", "900"]) as owner:
+        try:
+            with EngineClient(settings, Slot.of_process(owner.pid)) as client:
+                client.wait_ready(LOAD_TIMEOUT_S)
+                yield client
+                client.stop_host()
+        finally:
+            owner.kill()
 
 
 def passes_of(client: EngineClient, requests: list[CaptionRequest], records: Path) -> list[Pass]:

@@ -15,6 +15,7 @@ from tests.udfs.engine.parity import (
     TIMEOUT_S,
     assert_answers_equal,
     assert_passes_equal,
+    own_engine,
     passes_of,
     told,
     window_requests,
@@ -39,6 +40,20 @@ def test_captions_and_second_passes_are_those_of_transformers(
     with EngineClient(vision_settings(demo_models, record_dir=str(records)), engine_slot) as client:
         passes = passes_of(client, requests, records)
     assert len({one.record["answer"]["text"] for one in passes}) > len(requests)
+    reference = VisionReference(demo_models.vision)
+    assert_passes_equal(passes, reference, demo_models.vision, tmp_path / "rendered")
+
+
+def test_a_wider_vision_tower_answers_the_same(demo_models: DemoModels, tmp_path: Path) -> None:
+    """Cards get one, see `udfs.engine.tower_width`; here it is asked for, in float32."""
+    width = json.loads((demo_models.vision / "config.json").read_text())["vision_config"]["intermediate_size"]
+    settings = vision_settings(demo_models, record_dir=str(tmp_path / "records")).model_copy(
+        update={"vllm_arguments": {"hf_overrides": {"vision_config": {"intermediate_size": width + 64}}}}
+    )
+    requests = window_requests(tmp_path, DEMO)[::4]
+    with own_engine(settings) as client:
+        assert client.status()["resolved"]["tower_width"] == width + 64
+        passes = passes_of(client, requests, tmp_path / "records")
     reference = VisionReference(demo_models.vision)
     assert_passes_equal(passes, reference, demo_models.vision, tmp_path / "rendered")
 
