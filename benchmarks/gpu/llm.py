@@ -190,7 +190,12 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
         return list(llm.wait_for_completion(use_tqdm=False))
 
     generate(rendered[windows:], [16] * WARM_UP)
-    tell(mode, lambda: generate(rendered[:windows], work.lengths(windows)), engine_start_s=start_s)
+    resolved = vllm_compat.resolved_settings(llm.llm_engine.vllm_config)
+
+    def measured() -> list[Any]:
+        return generate(rendered[:windows], work.lengths(windows))
+
+    tell(mode, measured, engine_start_s=start_s, resolved=resolved)
     if order.profile is not None:
         enqueue(cycle(rendered), work.lengths(settings.max_in_flight + BEFORE_PROFILE + PROFILED))
         _finish(llm, BEFORE_PROFILE)
