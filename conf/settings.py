@@ -127,7 +127,8 @@ class MediaLimits(Group):
     check_frames: bool = setting(
         False,
         "cut windows after decoding every frame, so that damage inside frames shows in their status; "
-        "without, H.264 and HEVC clips are cut by their packets, and such damage shows when a frame is used",
+        "without, clips of H.264, HEVC, VP8, VP9 and AV1 are cut by their packets, and such damage shows "
+        "when a frame is used",
         flags=("--check-frames",),
     )
 

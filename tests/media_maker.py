@@ -23,6 +23,7 @@ CODECS: dict[str, dict[str, Any]] = {
         "codec": "libx265",
         "options": {"preset": "ultrafast", "crf": "12", "x265-params": "log-level=none"},
     },
+    "vp8": {"codec": "libvpx", "options": {"deadline": "realtime", "cpu-used": "8", "b": "2M"}},
     "vp9": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8", "b": "2M"}},
     "av1": {"codec": "libsvtav1", "options": {"preset": "12", "crf": "20", "svtav1-params": "lp=1"}},
     "mpeg4": {"codec": "mpeg4", "options": {"qscale": "2"}},
@@ -157,6 +158,24 @@ def make_playlist(path: Path, target: Path) -> Path:
 def make_concat_script(path: Path, target: Path) -> Path:
     """Writes a script of ffmpeg's concat format that plays another file."""
     path.write_text(f"ffconcat version 1.0\nfile '{target}'\n")
+    return path
+
+
+def make_two_pass_clip(path: Path, *, encoder: str) -> Path:
+    """Makes a clip of VP8 or VP9 that has pictures which are never shown: libvpx makes them in a second pass.
+
+    Args:
+        path: of the clip; its suffix names the container.
+        encoder: `libvpx` or `libvpx-vp9`.
+
+    Returns:
+        `path`.
+    """
+    source = ("-f", "lavfi", "-i", "testsrc2=size=160x90:duration=2:rate=30")
+    how = ("-c:v", encoder, "-b:v", "200k", "-g", "40", "-auto-alt-ref", "1", "-lag-in-frames", "25")
+    log = ("-deadline", "good", "-cpu-used", "4", "-passlogfile", path.with_suffix(".pass"))
+    run_ffmpeg(*source, *how, *log, "-pass", "1", "-f", "null", "-")
+    run_ffmpeg(*source, *how, *log, "-pass", "2", path)
     return path
 
 

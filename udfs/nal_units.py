@@ -35,6 +35,7 @@ class Units:
         is_reference: other pictures of its layer may be predicted from its picture.
         layer: temporal layer of its picture, whose pictures may be predicted from those of lower ones; always
             0 in H.264.
+        is_shown: its picture is shown; always so in H.264 and HEVC.
     """
 
     has_picture: bool
@@ -42,6 +43,7 @@ class Units:
     has_parameters: bool
     is_reference: bool
     layer: int = 0
+    is_shown: bool = True
 
 
 def nal_layout(codec: str, extradata: bytes | None) -> NalLayout | None:

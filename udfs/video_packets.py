@@ -11,7 +11,8 @@ import av.error
 import numpy as np
 import numpy.typing as npt
 
-from udfs.nal_units import NalLayout, Units, nal_layout, read_units
+from udfs.coded_pictures import PICTURE_CODECS, read_pictures
+from udfs.nal_units import Units, nal_layout, read_units
 from udfs.video_decode import missing_end
 from udfs.video_source import Stopwatch
 
@@ -20,6 +21,9 @@ TIMED_CONTAINERS = ("mov", "matroska", "flv", "mpegts")
 
 MAX_PACKET_BYTES = 512 << 20
 """Packets of so many bytes are kept in memory; of larger clips none are."""
+
+UNIT_CODECS = ("h264", "hevc", *PICTURE_CODECS)
+"""Codecs whose packets are taken apart, by ffmpeg's names."""
 
 UNEVEN = 1.5
 """A gap of so many typical gaps between two frames may be a hole."""
@@ -33,8 +37,7 @@ class PacketIndex:
         packets: in the order of decoding; empty with a doubt.
         times_s: float64 (n,), presentation time of every frame that is shown, in seconds, ascending.
         numbers: frame number by pts.
-        layout: how H.264 and HEVC packets are built; None for other codecs.
-        units: what each packet holds; empty for other codecs.
+        units: what each packet holds; empty for codecs other than `UNIT_CODECS`.
         doubt: why the packets may not tell the truth; None where they do.
         was_read: whether the container has been read.
     """
@@ -42,7 +45,6 @@ class PacketIndex:
     packets: list[Any]
     times_s: npt.NDArray[np.float64]
     numbers: dict[int, int]
-    layout: NalLayout | None
     units: list[Units]
     doubt: str | None
     was_read: bool = True
@@ -71,10 +73,9 @@ def is_timed(container: Any) -> bool:
     return any(name in TIMED_CONTAINERS for name in container.format.name.split(","))
 
 
-def stream_layout(stream: Any) -> NalLayout | None:
-    """How the packets of an H.264 or HEVC stream are built; None for other codecs."""
-    context = stream.codec_context
-    return nal_layout(context.codec.canonical_name, context.extradata)
+def has_units(stream: Any) -> bool:
+    """Whether the packets of this stream are taken apart."""
+    return stream.codec_context.codec.canonical_name in UNIT_CODECS
 
 
 def index_packets(container: Any, stream: Any, watch: Stopwatch) -> PacketIndex:
@@ -90,21 +91,30 @@ def index_packets(container: Any, stream: Any, watch: Stopwatch) -> PacketIndex:
     packets, doubt = _demux(container, stream, watch)
     if doubt:
         return _doubtful(doubt)
-    layout = stream_layout(stream)
     units: list[Units] = []
-    if layout is not None:
-        read = [read_units(bytes(packet), layout) for packet in packets]
+    if has_units(stream):
+        read = _units_of(packets, stream.codec_context)
         units = [one for one in read if one is not None and one.has_picture]
         if len(units) < len(read):
             return _doubtful("a packet is not built as its codec demands")
         # Frames before the first IDR may refer to what is not there; decoders leave some of them out.
         if not units[0].is_idr:
             return _doubtful("the stream does not begin with an IDR")
-    shown = sorted(packet.pts for packet in packets if not packet.is_discard)
+    seen = [packet for packet, one in zip(packets, units, strict=True) if one.is_shown] if units else packets
+    shown = sorted(packet.pts for packet in seen if not packet.is_discard)
     times_s = np.array([_time_s(pts, stream.time_base) for pts in shown])
     if not shown or not np.all(np.diff(times_s) > 0):
         return _doubtful("two packets have the same time")
-    return PacketIndex(packets, times_s, {pts: n for n, pts in enumerate(shown)}, layout, units, None)
+    return PacketIndex(packets, times_s, {pts: n for n, pts in enumerate(shown)}, units, None)
+
+
+def _units_of(packets: list[Any], context: Any) -> list[Units | None]:
+    """What each packet holds; None for one that is not as its codec demands."""
+    codec = context.codec.canonical_name
+    layout = nal_layout(codec, context.extradata)
+    if layout is not None:
+        return [read_units(bytes(packet), layout) for packet in packets]
+    return [read_pictures(bytes(packet), codec) for packet in packets]
 
 
 def _demux(container: Any, stream: Any, watch: Stopwatch) -> tuple[list[Any], str | None]:
@@ -149,4 +159,4 @@ def _time_s(pts: int, time_base: Any) -> float:
 
 
 def _doubtful(reason: str, *, was_read: bool = True) -> PacketIndex:
-    return PacketIndex([], np.empty(0), {}, None, [], reason, was_read)
+    return PacketIndex([], np.empty(0), {}, [], reason, was_read)

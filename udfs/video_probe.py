@@ -67,20 +67,21 @@ def probe(source: Source, limits: Limits | None = None) -> VideoInfo:
 def survey(source: Source, limits: Limits | None = None) -> VideoInfo:
     """Tells what a clip is made of by its packets, where they can be trusted, else as `probe` does.
 
-    The packets are trusted for H.264 and HEVC in mp4/mov, mkv/webm and flv, which have true times and say how
-    long a picture is. They are not, and everything is decoded, when one of these shows:
+    The packets are trusted for H.264, HEVC, VP8, VP9 and AV1 in mp4/mov, mkv/webm and flv, which have true
+    times and say how long a picture is. They are not, and everything is decoded, when one of these shows:
 
     - an error of the demuxer, a packet that it calls damaged, or an end before the promised one;
     - a packet that is no unbroken sequence of proper units: an overwritten length or header, a hole of
       zeros, a packet cut short;
-    - a packet without a picture, without a time or with that of another; a stream that does not begin
-      with an IDR; a gap between two frames that is larger than the others;
+    - a packet without a picture or with two that are shown, without a time or with that of another; a stream
+      that does not begin with an IDR or, where there is none, with a key frame; a gap between two frames that
+      is larger than the others;
     - a first frame that does not decode.
 
     What does not show is damage inside the coded picture data that leaves lengths, headers and escapes
     alone, such as a flipped bit. Then all frames count, `broken` is None, and `read_windows` finds the damage
     when it decodes a wanted frame that depends on it: the window fails with the reason. (Decoding finds
-    such damage as far as the decoder notices it: FFmpeg's for H.264 mostly does, that for HEVC hardly
+    such damage as far as the decoder notices it: FFmpeg's for H.264 mostly does, those for others hardly
     ever.) One case is beyond both: a header that comes to say that no other picture needs this one, so that
     `read_windows` leaves it out. A picture that HEVC marks as not to be shown counts, too.
 

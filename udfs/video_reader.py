@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from conf.errors import ClipError
 from udfs.video_decode import CleanFrames
-from udfs.video_packets import PacketIndex, index_packets, stream_layout
+from udfs.video_packets import PacketIndex, has_units, index_packets
 from udfs.video_probe import describe
 from udfs.video_smart import InexactError, can_skip, wanted_frames
 from udfs.video_source import Limits, Source, Stopwatch, open_video, skip_smoothing
@@ -121,7 +121,7 @@ class FrameReader:
         if self._in_order:
             return False
         self._open()
-        if stream_layout(self._stream) is None:
+        if not has_units(self._stream):
             return False
         index = self._indexed()
         return can_skip(index) and index.agrees([*by_time.values()], [*by_time])

@@ -1,8 +1,9 @@
-"""Decoding no more of an H.264 or HEVC clip than its wanted frames need.
+"""Decoding no more of a clip than its wanted frames need.
 
 A picture that no other refers to only goes to the decoder when it is wanted, and nothing does between the
 last wanted picture and the next IDR, after which nothing refers to what came before. (Not just any key
-frame: in a stream with open GOPs, pictures after a key frame may refer to pictures before it.)
+frame: in a stream with open GOPs, pictures after a key frame may refer to pictures before it. In VP8, VP9 and
+AV1 a key frame is an IDR, and all other pictures up to the last wanted one go to the decoder.)
 """
 
 from collections import deque
@@ -22,7 +23,7 @@ class InexactError(Exception):
 
 def can_skip(index: PacketIndex) -> bool:
     """Whether an index allows to decode wanted frames alone."""
-    return index.doubt is None and index.layout is not None
+    return index.doubt is None and bool(index.units)
 
 
 def wanted_frames(

@@ -10,6 +10,7 @@ import pytest
 
 from tests.media_maker import make_clip, read_index, run_ffmpeg, spoil_packet, truncate
 from tests.udfs.media import MADE, REAL, made_clip, real_clip
+from udfs.coded_pictures import read_pictures
 from udfs.cutting import ClipRef, WindowRule, cut_clip
 from udfs.nal_units import NalLayout, nal_layout, read_units
 from udfs.video import FrameReader, Limits, VideoInfo, WindowFrames, WindowRange, probe, read_windows, survey
@@ -31,11 +32,26 @@ HARD: dict[str, dict[str, Any]] = {
         **{"codec": "h265", "b_frames": 3},
         "options": {"preset": "fast", "x265-params": "log-level=none:temporal-layers=3:open-gop=0"},
     },
+    "av1_short_gop.mkv": {"codec": "av1", "gop": 16, "options": {"preset": "8"}},
+    "vp8_short_gop.webm": {"codec": "vp8", "gop": 16},
 }
 """Streams in which a careless choice of packets loses frames or spoils them."""
 
 ALL = [*REAL, *MADE, *HARD]
-SKIPPING = ("h264", "h265", "edit_list", "nasa", "pancake", "sintel", "tiny", "unordered", "video_90")
+SKIPPING = (
+    *("h264", "h265", "vp8", "vp9", "av1"),
+    *(
+        "edit_list",
+        "nasa",
+        "pancake",
+        "sintel",
+        "testsrc2_odd",
+        "testsrc2_vp9",
+        "tiny",
+        "unordered",
+        "video_90",
+    ),
+)
 
 
 @pytest.fixture(params=ALL)
@@ -129,6 +145,77 @@ def test_a_picture_that_no_other_leans_on_is_sent_only_when_wanted(clip_folder: 
     assert set(needed_packets(index, {0, 29} | wanted)) == set(range(last + 1))
 
 
+@pytest.mark.parametrize("name", ["av1_short_gop.mkv", "vp8_short_gop.webm", "vp9.webm", "vp9_alt_ref.webm"])
+def test_of_other_codecs_all_is_sent_from_a_key_frame_to_the_last_wanted_frame(
+    clip_folder: Path, name: str
+) -> None:
+    index, decoded = decode_wanted(any_clip(clip_folder, name), {0, 55})
+    assert decoded == [0, 55]
+    keys = [at for at, units in enumerate(index.units) if units.is_idr]
+    (wanted,) = [at for at, packet in enumerate(index.packets) if index.numbers.get(packet.pts) == 55]
+    assert len(keys) > 1
+    assert list(needed_packets(index, {0, 55})) == [
+        0,
+        *range(max(at for at in keys if at <= wanted), wanted + 1),
+    ]
+
+
+def test_pictures_that_are_never_shown_are_told_from_the_others(clip_folder: Path) -> None:
+    apart, _ = decode_wanted(any_clip(clip_folder, "vp8_alt_ref.webm"), set())
+    assert not all(units.is_shown for units in apart.units)
+    assert apart.num_frames == 60 < len(apart.packets)
+    within, _ = decode_wanted(any_clip(clip_folder, "vp9_alt_ref.webm"), set())
+    assert within.num_frames == 60 == len(within.packets)
+    superframes = [packet for packet in within.packets if bytes(packet)[-1] & 0xE0 == 0xC0]
+    assert superframes
+    # Cut short, the sizes in its index do not add up any more.
+    data = bytes(superframes[0])
+    assert read_pictures(data, "vp9") is not None
+    assert read_pictures(data[1:], "vp9") is None
+
+
+@pytest.mark.parametrize(
+    ("codec", "data"),
+    [
+        ("vp8", b""),
+        ("vp8", b"\x10\0"),
+        ("vp8", b"\xff" * 30),
+        ("vp8", b"\x10\2\0\x9d\1\x2b" + b"\0" * 20),
+        ("vp9", b""),
+        ("vp9", b"\xff" * 30),
+        ("vp9", b"\x82\0\x82\0\xc1\2\2\xc1"),
+        ("av1", b"\xff" * 30),
+        ("av1", b"\x32\x05\x10\0"),
+        ("av1", b"\x32\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+        ("av1", b"\x36\x08\x02\x10\0"),
+        ("av1", b"\x0a\x02\x18\0\x32\x02\x10\0"),
+        ("av1", b"\x32\x02\x10\0\x32\x02\x10\0"),
+    ],
+)
+def test_packets_that_no_encoder_writes_or_that_show_several_pictures_are_refused(
+    codec: str, data: bytes
+) -> None:
+    assert read_pictures(data, codec) is None
+
+
+def test_headers_of_pictures_are_read() -> None:
+    def told(data: bytes, codec: str) -> tuple[bool, ...]:
+        units = read_pictures(data, codec)
+        assert units is not None
+        return units.has_picture, units.is_shown, units.is_idr, units.has_parameters
+
+    assert told(b"\x10\2\0\x9d\1\x2a" + b"\0" * 20, "vp8") == (True, True, True, False)
+    assert told(b"\x01\0\0\0", "vp8") == (True, False, False, False)
+    assert told(b"\x82\0", "vp9") == (True, True, True, False)
+    assert told(b"\xb1\0", "vp9") == (True, True, True, False), "profile 3"
+    assert told(b"\x86\0", "vp9") == (True, True, False, False)
+    assert told(b"\x88\0", "vp9") == (True, True, False, False), "shows a picture that came before"
+    assert told(b"\x12\0\x0a\x02\0\0\x32\x02\x10\0", "av1") == (True, True, True, True)
+    assert told(b"\x12\0\x32\x02\x20\0", "av1") == (True, False, False, False)
+    assert told(b"\x12\0\x1a\x01\x80", "av1") == (True, True, False, False), "shows one that came before"
+    assert told(b"\x12\0", "av1") == (False, False, False, False)
+
+
 @pytest.mark.parametrize("name", ["mpeg4.avi", "testsrc2_mpeg4.avi", "gradient.gif"])
 def test_containers_without_true_times_are_doubted(clip_folder: Path, name: str) -> None:
     index, _ = decode_wanted(any_clip(clip_folder, name), {0})
@@ -136,10 +223,20 @@ def test_containers_without_true_times_are_doubted(clip_folder: Path, name: str)
     assert not index.was_read
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "flv"])
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [
+        *[(suffix, {"b_frames": 3}) for suffix in ("mp4", "mkv", "ts")],
+        ("flv", {"b_frames": 0}),
+        *[("webm", {"codec": codec}) for codec in ("vp8", "vp9")],
+        ("mkv", {"codec": "av1"}),
+    ],
+)
 @pytest.mark.parametrize("number", [3, 29])
-def test_a_spoilt_packet_shows_without_decoding(tmp_path: Path, suffix: str, number: int) -> None:
-    whole = make_clip(tmp_path / f"whole.{suffix}", gop=20, b_frames=0 if suffix == "flv" else 3)
+def test_a_spoilt_packet_shows_without_decoding(
+    tmp_path: Path, suffix: str, how: dict[str, Any], number: int
+) -> None:
+    whole = make_clip(tmp_path / f"whole.{suffix}", gop=20, **how)
     path = spoil_packet(whole, tmp_path / f"spoilt.{suffix}", number=number)
     probed, surveyed = probe(str(path)), survey(str(path))
     assert np.array_equal(probed.times_s, surveyed.times_s)
@@ -148,12 +245,17 @@ def test_a_spoilt_packet_shows_without_decoding(tmp_path: Path, suffix: str, num
 
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize(
-    ("name", "how"), [("a.mkv", {}), ("a.ts", {}), ("a.flv", {}), ("f.mp4", {"movflags": "faststart"})]
+    ("name", "codec", "how"),
+    [
+        *[(name, "h264", {}) for name in ("a.mkv", "a.ts", "a.flv")],
+        ("f.mp4", "h264", {"movflags": "faststart"}),
+        *[("a.webm", codec, {}) for codec in ("vp8", "vp9", "av1")],
+    ],
 )
 def test_a_clip_cut_off_shows_without_decoding(
-    tmp_path: Path, name: str, how: dict[str, str], keep: float
+    tmp_path: Path, name: str, codec: str, how: dict[str, str], keep: float
 ) -> None:
-    whole = make_clip(tmp_path / f"whole_{name}", gop=10, container_options=how)
+    whole = make_clip(tmp_path / f"whole_{name}", codec=codec, gop=10, container_options=how)
     path = truncate(whole, tmp_path / name, keep=keep)
     probed, surveyed = probe(str(path)), survey(str(path))
     assert np.array_equal(probed.times_s, surveyed.times_s)
@@ -304,7 +406,7 @@ def test_units_are_read_and_what_no_encoder_writes_is_refused() -> None:
 
 def test_a_clip_is_cut_alike_with_and_without_a_look_at_every_frame(clip_folder: Path) -> None:
     rule = WindowRule(sampling_fps=2.0, window_size=20, remainder_threshold=8)
-    for name in ("h264_b_frames.mp4", "edit_list.mp4", "vp9.webm"):
+    for name in ("h264_b_frames.mp4", "edit_list.mp4", "vp8_alt_ref.webm", "vp9.webm", "av1.mkv"):
         clip = ClipRef("id", 0, "content", made_clip(clip_folder, name).read_bytes(), None)
         by_packets = cut_clip(clip, rule, Limits())
         assert cut_clip(clip, rule, Limits(), check_frames=True) == by_packets
