@@ -69,7 +69,7 @@ def caption(
         start = time.monotonic()
         status = client.wait_ready()
         tell(f"caption {variant.name}", status)
-        assert status["takes_frames"] is True
+        assert status["takes_frames"] is status["remembers_grids"] is True
         assert (status["precision"] == "fp8") is fp8
 
         def submit(request: CaptionRequest) -> "Future[Reply]":

@@ -127,7 +127,8 @@ class EngineClient:
             `running`, `steps`, `busy_s` (seconds in steps; None when unknown), `prompt_tokens`,
             `output_tokens`, `videos_encoded` (through the vision tower), `versions`; and, when ready,
             `device`, `precision`, `resolved` (vLLM's resolved settings), `takes_bytes` and `takes_frames`
-            (whether the model prepares pixels itself, see `udfs.engine.worker.WorkerExtension.take_bytes`).
+            (whether the model prepares pixels itself, see `udfs.engine.worker.WorkerExtension.take_bytes`),
+            and `remembers_grids` (see `remember_grids` there).
 
         Raises:
             EngineError: when the host cannot be reached.

@@ -173,7 +173,7 @@ class Supervisor:
             await engine.call_worker("count_videos", str(self._counter("videos")))
             await engine.call_worker("meter_steps", str(self._counter("busy")))
             if self.settings.kind == "caption":
-                await engine.call_worker("remember_grids")
+                await engine.remember_grids()
                 await engine.hand_bytes_over()
         except TimeoutError:
             started.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -269,6 +269,7 @@ class Supervisor:
             described["resolved"] = self.engine.resolved()
             described["takes_bytes"] = self.engine.renderer.takes_bytes
             described["takes_frames"] = self.engine.renderer.takes_frames
+            described["remembers_grids"] = self.engine.remembers_grids
         return described
 
 

@@ -204,7 +204,9 @@ def _chosen_arguments(settings: EngineSettings, device: Device) -> dict[str, Any
     arguments |= {"gpu_memory_utilization": GPU_MEMORY_SHARE, "max_num_batched_tokens": GPU_BATCHED_TOKENS}
     if settings.kind == "caption":
         arguments["compilation_config"] = {"compile_mm_encoder": True}
-        if settings.dtype != "float32" and (wider := wider_tower(settings.model_path)):
+        if settings.dtype != "float32" and (
+            wider := wider_tower(settings.model_path, settings.vllm_arguments)
+        ):
             arguments["hf_overrides"] = wider
     return arguments
 
@@ -256,7 +258,10 @@ class Engine:
 
     Attributes:
         renderer: what makes prompts for it.
+        remembers_grids: whether its vision tower works out once what depends on the grids of videos alone.
     """
+
+    remembers_grids = False
 
     def __init__(self, settings: EngineSettings, device: Device, meter: Meter) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -298,6 +303,12 @@ class Engine:
             token_ids=tuple(answer.token_ids),
             cached_tokens=last.num_cached_tokens or 0,
         )
+
+    async def remember_grids(self) -> None:
+        """Has the vision tower work out once what depends on nothing but the grids of videos."""
+        self.remembers_grids = await self.call_worker("remember_grids")
+        if not self.remembers_grids:
+            logger.info("vLLM's %s works out the positions of every video", self.renderer.model_type)
 
     async def hand_bytes_over(self) -> None:
         """Has the model rescale and normalize pixels, so that they travel to it as `uint8`.

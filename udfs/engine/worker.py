@@ -116,7 +116,7 @@ class WorkerExtension:
             pixels: Any = inputs.get("pixel_values_videos")
             layouts = inputs.pop(FRAMES_MARK, None)
             if layouts is not None:
-                # Cut as soon as they have come: while the card does that, the next ones are brought there.
+                # One by one, so that the card has the first before the others are in pages that stay.
                 grids = inputs["video_grid_thw"].tolist()
                 cut = (
                     patches(moved(frames), grid, layout)
@@ -138,7 +138,7 @@ class Remembering:
 
     def __init__(self, prepare: Callable[..., dict[str, Any]], *, most_bytes: int = REMEMBERED_BYTES) -> None:
         self._prepare = prepare
-        self._left = most_bytes
+        self._most_bytes = self._left = most_bytes
         self._known: OrderedDict[tuple[tuple[int, ...], ...], tuple[dict[str, Any], int]] = OrderedDict()
 
     def __call__(self, grids: Any, **more: Any) -> dict[str, Any]:
@@ -150,7 +150,9 @@ class Remembering:
             self._known.move_to_end(key)
             return self._known[key][0]
         found = self._prepare(grids)
-        size = sum(tensor.nbytes for tensor in found.values() if tensor is not None)
+        size = sum(getattr(value, "nbytes", 0) for value in found.values())
+        if size > self._most_bytes:
+            return found
         self._known[key] = found, size
         self._left -= size
         while self._left < 0:

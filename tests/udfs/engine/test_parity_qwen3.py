@@ -27,6 +27,7 @@ def test_captions_and_second_passes_of_qwen3_vl_are_those_of_transformers(
     )
     requests = window_requests(tmp_path, SMALL_QWEN3)
     with own_engine(settings) as client:
-        assert client.status()["takes_frames"] is True
+        status = client.status()
+        assert status["takes_frames"] is status["remembers_grids"] is True
         passes = passes_of(client, requests, records)
     assert_passes_equal(passes, VisionReference(model), model, tmp_path / "rendered")

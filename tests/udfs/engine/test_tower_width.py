@@ -34,13 +34,46 @@ def test_towers_of_an_awkward_width_get_a_wider_one(
     tmp_path: Path, config: dict[str, Any], width: int | None
 ) -> None:
     expected = {} if width is None else {"vision_config": {"intermediate_size": width}}
-    assert wider_tower(str(write_config(tmp_path, **config))) == expected
+    assert wider_tower(str(write_config(tmp_path, **config)), {}) == expected
 
 
 def test_models_whose_configuration_is_not_at_hand_stay_as_they_are(tmp_path: Path) -> None:
-    assert wider_tower(str(tmp_path)) == {}
+    assert wider_tower(str(tmp_path), {}) == {}
     (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
-    assert wider_tower(str(tmp_path)) == {}
+    assert wider_tower(str(tmp_path), {}) == {}
+
+
+def test_models_whose_weights_come_in_another_way_stay_as_they_are(tmp_path: Path) -> None:
+    folder = str(write_config(tmp_path))
+    assert wider_tower(folder, {"load_format": "dummy", "seed": 1}) != {}
+    for given in (
+        {"load_format": "sharded_state"},
+        {"quantization": "bitsandbytes"},
+        {"model_impl": "transformers"},
+    ):
+        assert wider_tower(folder, given) == {}
+    (tmp_path / "hf_quant_config.json").write_text("{}")
+    assert wider_tower(folder, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("down_proj.weight", (2188800, 1), torch.uint8),
+        ("down_proj.weight", (1280, 107), torch.float8_e4m3fn),
+        ("gate_proj.weight_scale_inv", (27, 10), torch.float32),
+        ("gate_proj.qweight", (1280, 428), torch.int32),
+        ("up_proj.weight_scale", (1,), torch.float32),
+        ("up_proj.input_scale", (), torch.float32),
+        ("gate_proj.weight", (3420, 8), torch.bfloat16),
+    ],
+)
+def test_weights_of_another_kind_are_loaded_as_they_are(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    weight = torch.empty(shape, dtype=dtype, device="meta")
+    [(_, loaded)] = widened([(f"blocks.0.mlp.{name}", weight)], 3420)
+    assert loaded is weight
 
 
 @pytest.mark.parametrize(

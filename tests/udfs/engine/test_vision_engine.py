@@ -264,7 +264,8 @@ def test_bytes_and_floats_that_come_at_once_do_not_mix(
 def test_clients_whose_pixels_cannot_be_normalized_beside_the_model_are_told_once(
     vision_engine: EngineClient, demo_models: DemoModels, engine_slot: Slot
 ) -> None:
-    assert vision_engine.status()["takes_bytes"] is vision_engine.status()["takes_frames"] is True
+    status = vision_engine.status()
+    assert status["takes_bytes"] is status["takes_frames"] is status["remembers_grids"] is True
     settings = vision_settings(demo_models, model_does_preprocess=True, preprocess_dtype="float16")
     for name in ("first", "second"):
         with EngineClient(settings, engine_slot) as client:

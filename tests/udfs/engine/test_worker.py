@@ -126,6 +126,7 @@ def test_what_a_tower_keeps_is_bounded() -> None:
     assert not worked_out(small), "the one that was asked for longest ago went"
     assert worked_out(other)
     assert worked_out(large) and worked_out(large), "what does not fit at all is not kept"
+    assert not worked_out(other), "nor does anything go for it"
 
 
 def test_a_tower_in_cuda_graphs_is_not_left_to_prepare_pixels() -> None:
