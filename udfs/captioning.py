@@ -17,7 +17,7 @@ from udfs.engine.requests import CaptionRequest, Generation, Reply
 from udfs.one_pass import Order, serve
 from udfs.ordered import done, in_order
 from udfs.resize import fit_size, resize_frame
-from udfs.video import FrameReader, Limits, Transform, WindowFrames
+from udfs.video import FrameReader, Limits, Resizer, WindowFrames
 
 log = logging.getLogger(__name__)
 
@@ -156,24 +156,26 @@ class CaptionTaker:
             )
         return [self._futures[at] for at in range(len(windows))]
 
-    def _transform(self, window: WindowWork) -> Transform | None:
+    def _transform(self, window: WindowWork) -> Resizer | None:
         if self._plan.full_size:
             return None
-        return _resizer(len(window.frame_indices or []), self._plan.variant)
+        return _ModelSize(len(window.frame_indices or []), self._plan.variant)
 
     def _ask(self, at: int, frames: WindowFrames) -> None:
         window = self._clip.windows[at]
         self._futures[at] = _ask(self._clip, window, frames, self._submit, self._plan)
 
 
-def _resizer(num_frames: int, variant: ModelVariant) -> Callable[[Frame], Frame]:
-    """Brings the frames of a window to the size at which the model sees them."""
+@dataclass(frozen=True, eq=False)
+class _ModelSize:
+    """Brings the frames of a window to the size at which the model sees them; see `udfs.video.Resizer`."""
 
-    def resize(frame: Frame) -> Frame:
-        height, width = fit_size(frame.shape[0], frame.shape[1], num_frames=num_frames, variant=variant)
-        return resize_frame(frame, height, width)
+    num_frames: int
+    variant: ModelVariant
 
-    return resize
+    def resize(self, picture: Frame, out: Frame | None) -> Frame:
+        height, width = fit_size(*picture.shape[:2], num_frames=self.num_frames, variant=self.variant)
+        return resize_frame(picture, height, width, out=out)
 
 
 def _ask(

@@ -5,6 +5,7 @@ Nothing is decoded: a packet is taken apart at the lengths or start codes of its
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _START_CODE = b"\0\0\1"
 _FORBIDDEN = re.compile(rb"\0\0[\0-\2]")
@@ -83,8 +84,8 @@ def read_units(data: bytes, layout: NalLayout) -> Units | None:
         if data[start] & 0x80 or _FORBIDDEN.search(data, start, end):
             return None
     if not layout.hevc:
-        return _h264_units([data[start] for start, _ in spans])
-    return _hevc_units([data[start : start + 2] for start, _ in spans])
+        return _h264_units(bytes(data[start] for start, _ in spans))
+    return _hevc_units(tuple(data[start : start + 2] for start, _ in spans))
 
 
 def _lengths(data: bytes, length_bytes: int) -> list[tuple[int, int]] | None:
@@ -116,7 +117,8 @@ def _start_codes(data: bytes) -> list[tuple[int, int]] | None:
     return spans
 
 
-def _h264_units(headers: list[int]) -> Units | None:
+@lru_cache(maxsize=1024)
+def _h264_units(headers: bytes) -> Units | None:
     types = [header & 0x1F for header in headers]
     if any(not 1 <= kind <= 20 for kind in types):
         return None
@@ -128,7 +130,8 @@ def _h264_units(headers: list[int]) -> Units | None:
     )
 
 
-def _hevc_units(headers: list[bytes]) -> Units | None:
+@lru_cache(maxsize=1024)
+def _hevc_units(headers: tuple[bytes, ...]) -> Units | None:
     types = [header[0] >> 1 & 0x3F for header in headers]
     if any(22 <= kind <= 31 or (kind > 40 and kind < 48) for kind in types):
         return None

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from conf.errors import ClipError
 from udfs.storage import open_clip
-from udfs.video import FrameReader, Limits, Renderer, Transform, WindowFrames
+from udfs.video import Change, FrameReader, Limits, WindowFrames
 from udfs.video_reader import Times
 
 
@@ -23,7 +23,7 @@ class Order:
 
     indices: Sequence[int]
     times_s: Times | None
-    transform: Transform | Renderer | None
+    transform: Change | None
     take: Callable[[WindowFrames], None]
 
 

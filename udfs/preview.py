@@ -183,7 +183,8 @@ def preview_command(
     threads = max(1, math.ceil(settings.num_cpus_per_worker))
     return [
         *(ffmpeg, "-hide_banner", "-loglevel", "warning", "-nostdin", "-y"),
-        *("-protocol_whitelist", "pipe", *source),
+        # Else ffmpeg starts a thread for each core of the machine.
+        *("-filter_threads", "1", "-protocol_whitelist", "pipe", *source),
         *("-vf", f"scale=-1:{settings.target_height}", "-fps_mode", "passthrough"),
         *(*encoder, "-threads", str(threads), "-loop", "0", "-f", "webp", str(path)),
     ]

@@ -1,6 +1,7 @@
 """The size at which the model sees a frame, and the resizing to it."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,28 +63,42 @@ def max_frame_pixels(num_frames: int, variant: ModelVariant) -> float:
     return max(min(variant.max_patches * patch_pixels, share), least)
 
 
-def resize_frame(frame: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+def resize_frame(
+    frame: npt.NDArray[np.uint8], height: int, width: int, *, out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
     """Resizes one frame as the models' processors do: bicubic with antialiasing, on uint8.
 
     Args:
         frame: uint8 (H, W, 3).
         height: new height in pixels.
         width: new width in pixels.
+        out: uint8 (height, width, 3), contiguous, which takes the result; of another shape it is left alone.
 
     Returns:
-        uint8 (height, width, 3), contiguous; the frame itself when it has that size already.
+        uint8 (height, width, 3), contiguous; the frame itself when it has that size already, else `out`
+        where it is of that size.
     """
     if frame.shape[:2] == (height, width):
         return frame
     import torch
-    from torch.nn import functional
 
-    # A batch made before its axes are swapped: only then torch writes the colours of a pixel side by side,
-    # which takes a third of the time.
-    planes = torch.from_numpy(np.ascontiguousarray(frame))[None].permute(0, 3, 1, 2)
-    resized = functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)
-    picture: npt.NDArray[np.uint8] = np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
-    return picture
+    if out is None or out.shape != (height, width, 3):
+        out = np.empty((height, width, 3), np.uint8)
+    # `interpolate` calls the same operator, but has no `out`.
+    resize = torch.ops.aten._upsample_bicubic2d_aa.out
+    resize(_planes(frame), (height, width), False, None, None, out=_planes(out))
+    return out
+
+
+def _planes(picture: npt.NDArray[np.uint8]) -> Any:
+    """A picture as a batch for torch, in the same memory.
+
+    A batch made before its axes are swapped: only then torch writes the colours of a pixel side by side,
+    which takes a third of the time.
+    """
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(picture))[None].permute(0, 3, 1, 2)
 
 
 def _round_to(pixels: float, patch: int) -> int:

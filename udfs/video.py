@@ -6,12 +6,14 @@ Frame numbers count clean frames in presentation order (see `video_decode`), the
 from udfs.video_probe import VideoInfo, probe, survey
 from udfs.video_reader import FrameReader, WindowRange, read_windows
 from udfs.video_source import Limits, Source
-from udfs.video_windows import Renderer, Transform, WindowFrames
+from udfs.video_windows import Change, Renderer, Resizer, Transform, WindowFrames
 
 __all__ = [
+    "Change",
     "FrameReader",
     "Limits",
     "Renderer",
+    "Resizer",
     "Source",
     "Transform",
     "VideoInfo",

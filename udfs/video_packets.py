@@ -4,6 +4,7 @@ Demuxing a whole clip takes milliseconds. Where the packets can be trusted, they
 times of decoding everything in order, and show which packets a wanted frame needs.
 """
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class PacketIndex:
     def is_even(self) -> bool:
         """Whether no gap between two frames is so large that a lost piece of the file may be behind it."""
         gaps = np.diff(self.times_s)
-        return not len(gaps) or bool(gaps.max() <= UNEVEN * np.median(gaps))
+        return not len(gaps) or bool(gaps.max() <= UNEVEN * statistics.median(gaps.tolist()))
 
     def agrees(self, numbers: "list[int]", times_s: "list[float]") -> bool:
         """Whether the frames of these numbers have exactly these times."""
@@ -102,7 +103,8 @@ def index_packets(container: Any, stream: Any, watch: Stopwatch) -> PacketIndex:
             return _doubtful("the stream does not begin with an IDR")
     seen = [packet for packet, one in zip(packets, units, strict=True) if one.is_shown] if units else packets
     shown = sorted(packet.pts for packet in seen if not packet.is_discard)
-    times_s = np.array([_time_s(pts, stream.time_base) for pts in shown])
+    time_base = stream.time_base
+    times_s = np.array([_time_s(pts, time_base) for pts in shown])
     if not shown or not np.all(np.diff(times_s) > 0):
         return _doubtful("two packets have the same time")
     return PacketIndex(packets, times_s, {pts: n for n, pts in enumerate(shown)}, units, None)
@@ -121,32 +123,34 @@ def _demux(container: Any, stream: Any, watch: Stopwatch) -> tuple[list[Any], st
     """All packets but the empty one at the end, and what is wrong with them."""
     packets: list[Any] = []
     num_bytes, end = 0, 0
+    # Each look at it makes a Fraction.
+    time_base = stream.time_base
     try:
         for packet in container.demux(stream):
             watch.check()
             if packet.size == 0 and packet.pts is None:
                 continue
             num_bytes += packet.size
-            doubt = _packet_doubt(packet, stream)
+            doubt = _packet_doubt(packet, time_base)
             if doubt or num_bytes > MAX_PACKET_BYTES:
                 return [], doubt or f"the clip is larger than {MAX_PACKET_BYTES} bytes"
             packets.append(packet)
             end = max(end, packet.pts + (packet.duration or 0))
     except av.error.FFmpegError as error:
-        end_s = _time_s(end, stream.time_base)
+        end_s = _time_s(end, time_base)
         return [], f"the file cannot be read beyond {end_s:.3f} s: {error.strerror}"
     if not packets:
         return [], "there is no packet"
-    end_s = _time_s(end, stream.time_base)
+    end_s = _time_s(end, time_base)
     return packets, missing_end(container, stream, num_packets=len(packets), end_s=end_s)
 
 
-def _packet_doubt(packet: Any, stream: Any) -> str | None:
+def _packet_doubt(packet: Any, time_base: Any) -> str | None:
     if packet.pts is None or packet.size == 0:
         return "a packet has no time or no content"
     if packet.is_corrupt:
         return "a packet is damaged"
-    if packet.time_base != stream.time_base:
+    if packet.time_base != time_base:
         return "times are counted in several units"
     if packet.has_sidedata("new_extradata") or packet.has_sidedata("param_change"):
         return "the stream changes on its way"

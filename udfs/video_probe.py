@@ -120,6 +120,7 @@ def _from_packets(
     # In mpeg-ts pictures carry no length, so that only decoding tells whether one is whole.
     if not can_skip(index) or not index.is_even or "mpegts" in container.format.name:
         return None
+    skip_smoothing(stream)
     try:
         [(_, first)] = wanted_frames(index, stream, {0}, watch)
     except InexactError:

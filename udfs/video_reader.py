@@ -16,9 +16,9 @@ from udfs.video_probe import describe
 from udfs.video_smart import InexactError, can_skip, wanted_frames
 from udfs.video_source import Limits, Source, Stopwatch, open_video, skip_smoothing
 from udfs.video_windows import (
+    Change,
     NumberedFrame,
     PendingWindow,
-    Renderer,
     Transform,
     WindowFrames,
     fill,
@@ -98,7 +98,7 @@ class FrameReader:
         windows: Sequence[Sequence[int]],
         *,
         times_s: Sequence[Times] | None = None,
-        transform: Transform | Sequence[Transform | Renderer | None] | None = None,
+        transform: Transform | Sequence[Change | None] | None = None,
     ) -> Iterator[WindowFrames]:
         """Hands over the frames of windows; see `read_windows`."""
         pending = pending_windows(windows, transform, self._limits)
@@ -193,7 +193,7 @@ def read_windows(
     windows: Sequence[Sequence[int]],
     *,
     times_s: Sequence[Times] | None = None,
-    transform: Transform | Sequence[Transform | Renderer | None] | None = None,
+    transform: Transform | Sequence[Change | None] | None = None,
     limits: Limits | None = None,
 ) -> Iterator[WindowFrames]:
     """Decodes a clip once and hands over the frames of all its windows.
@@ -205,7 +205,7 @@ def read_windows(
             known by their times, and no more of the clip is decoded than is wanted, where that gives the
             same. Without them frames are counted, and the clip is decoded in order.
         transform: applied to each frame right after decoding, so that full-size frames don't pile up:
-            one for all windows, or one for each, which may also be a `Renderer`.
+            one for all windows, or one for each, which may also be a `Renderer` or a `Resizer`.
         limits: what the clip may cost.
 
     Yields:

@@ -25,6 +25,16 @@ CONTAINERS = (
 """Demuxers that may open a clip, by ffmpeg's names. None of them refers to other files."""
 
 
+SAFE_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+
+UNSMOOTHED = {"skip_loop_filter": "all"}
+"""Options of a decoder that leaves out the loop filter, for those who don't look at pixels.
+
+Frames come out and fail as always, since a loop filter changes pixels and reads nothing. The decoder that
+`av.open` tries on the first frames is of that kind, and not the one that hands over frames.
+"""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one clip may cost.
@@ -109,7 +119,7 @@ def open_video(source: Source, limits: Limits, watch: Stopwatch) -> Iterator[tup
             container: Any = stack.enter_context(
                 av.open(
                     _TimedFile(file, watch),
-                    options={"format_whitelist": CONTAINERS, "protocol_whitelist": "none"},
+                    options={**SAFE_OPTIONS, **UNSMOOTHED},
                     metadata_errors="replace",
                 )
             )
@@ -159,12 +169,9 @@ def _pick_stream(container: Any, limits: Limits) -> Any:
 
 
 def skip_smoothing(stream: Any) -> None:
-    """Leaves out the loop filter of a decoder that hasn't started: for those who don't look at pixels.
-
-    Frames come out and fail as always, since a loop filter changes pixels and reads nothing.
-    """
+    """Leaves out the loop filter of a decoder that hasn't started; see `UNSMOOTHED`."""
     context = stream.codec_context
-    context.options = {**context.options, "skip_loop_filter": "all"}
+    context.options = {**context.options, **UNSMOOTHED}
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:

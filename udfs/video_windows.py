@@ -4,7 +4,7 @@ import bisect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,23 @@ class Renderer(Protocol):
             frame: the PyAV frame.
             orientation: how to turn what the frame holds.
         """
+
+
+@runtime_checkable
+class Resizer(Protocol):
+    """A transform of one window that can write pictures straight into it, which spares memory and a copy."""
+
+    def resize(self, picture: Picture, out: Picture | None) -> Picture:
+        """Returns the picture in its new size, uint8 (h, w, 3).
+
+        Args:
+            picture: uint8 (H, W, 3).
+            out: where the result may be written, of the size of the results before; None for the first one.
+        """
+
+
+Change = Transform | Renderer | Resizer
+"""What becomes of a frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +94,10 @@ class Shape:
         coded: Any = self._to_rgb.reformat(frame, width, height, "rgb24", threads=1)
         return self.orientation.apply(coded.to_ndarray())
 
-    def made(self, frame: Any, transform: "Transform | Renderer | None") -> Picture:
-        """The frame as displayed, after a transform or from a renderer."""
+    def made(self, frame: Any, transform: Change | None, place: Picture | None) -> Picture:
+        """The frame as displayed, after a transform, which may write it to its place, or from a renderer."""
+        if isinstance(transform, Resizer):
+            return transform.resize(self.picture(frame), place)
         if transform is None or callable(transform):
             picture = self.picture(frame)
             return transform(picture) if transform else picture
@@ -91,7 +110,7 @@ class PendingWindow:
     """A window that is being filled."""
 
     def __init__(
-        self, position: int, indices: Sequence[int], transform: Transform | Renderer | None, max_bytes: int
+        self, position: int, indices: Sequence[int], transform: Change | None, max_bytes: int
     ) -> None:
         if not indices:
             raise ValueError(f"window {position} has no frames")
@@ -108,8 +127,15 @@ class PendingWindow:
         at = bisect.bisect_left(self.indices, number)
         return at < len(self.indices) and self.indices[at] == number
 
+    @property
+    def place(self) -> Picture | None:
+        """Where the next frame goes; None before the first one, which tells the size."""
+        return None if self._frames is None else self._frames[self._filled]
+
     def add(self, number: int, picture: Picture, time_s: float) -> bool:
         """Puts frame `number` wherever the window wants it; returns whether the window is complete.
+
+        A picture that lies at its place already is not copied.
 
         Raises:
             ClipError: a frame before it never came, or the window takes too much memory.
@@ -119,7 +145,8 @@ class PendingWindow:
         if self._frames is None:
             self._frames = self._allocate(picture)
         end = bisect.bisect_right(self.indices, number)
-        self._frames[self._filled : end] = picture
+        start = self._filled + (picture.base is self._frames)
+        self._frames[start:end] = picture
         self._times_s[self._filled : end] = time_s
         self._filled = end
         return end == len(self.indices)
@@ -148,7 +175,7 @@ class PendingWindow:
 
 def pending_windows(
     windows: Sequence[Sequence[int]],
-    transform: Transform | Sequence[Transform | Renderer | None] | None,
+    transform: Transform | Sequence[Change | None] | None,
     limits: Limits,
 ) -> list[PendingWindow]:
     """The windows before their first frame; see `udfs.video.read_windows` for the arguments."""
@@ -193,10 +220,10 @@ def _give(
     why: Callable[[], str],
 ) -> Iterator[WindowFrames]:
     """Hands one frame to all windows that want it, converted and transformed once for each transform."""
-    made: dict[Transform | Renderer | None, Picture] = {}
+    made: dict[Change | None, Picture] = {}
     for window in takers:
         if window.transform not in made:
-            made[window.transform] = shape.made(one.frame, window.transform)
+            made[window.transform] = shape.made(one.frame, window.transform, window.place)
         try:
             complete = window.add(one.number, made[window.transform], one.time_s)
         except ClipError as error:

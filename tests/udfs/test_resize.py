@@ -81,3 +81,30 @@ def test_resizing_equals_the_processors_interpolation() -> None:
 def test_a_frame_of_the_right_size_is_not_touched() -> None:
     picture = draw_scene(0, num_frames=10, size=(84, 56), seed=0)
     assert resize_frame(picture, 56, 84) is picture
+
+
+def test_a_frame_is_resized_to_where_it_is_wanted_without_touching_its_neighbours() -> None:
+    pytest.importorskip("torch")
+    picture = draw_scene(3, num_frames=10, size=(321, 241), seed=1)
+    window = np.full((3, 168, 252, 3), 7, np.uint8)
+    resized = resize_frame(picture, 168, 252, out=window[1])
+    assert resized.base is window
+    np.testing.assert_array_equal(window[1], resize_frame(picture, 168, 252))
+    assert np.all(window[[0, 2]] == 7)
+
+
+def test_memory_of_another_size_is_not_used_for_a_resized_frame() -> None:
+    pytest.importorskip("torch")
+    picture = draw_scene(3, num_frames=10, size=(321, 241), seed=1)
+    place = np.full((100, 100, 3), 7, np.uint8)
+    np.testing.assert_array_equal(resize_frame(picture, 168, 252, out=place), resize_frame(picture, 168, 252))
+    assert np.all(place == 7)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (97, 65), (252, 168), (300, 401)])
+def test_resizing_is_bit_by_bit_what_torch_interpolates(height: int, width: int) -> None:
+    torch = pytest.importorskip("torch")
+    picture = draw_scene(3, num_frames=10, size=(321, 241), seed=1)
+    planes = torch.from_numpy(picture)[None].permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(planes, (height, width), mode="bicubic", antialias=True)
+    np.testing.assert_array_equal(resize_frame(picture, height, width), expected[0].permute(1, 2, 0).numpy())

@@ -136,6 +136,29 @@ def test_each_window_gets_its_own_transform(clip_folder: Path) -> None:
     assert calls == [0, 4, 6]
 
 
+def test_pictures_written_into_their_window_are_those_of_a_copy(clip_folder: Path) -> None:
+    class Half:
+        """Writes to the place that it is given."""
+
+        def resize(self, picture: Frame, out: Frame | None) -> Frame:
+            if out is None:
+                return picture[::2, ::2]
+            out[:] = picture[::2, ::2]
+            return out
+
+    def half(picture: Frame) -> Frame:
+        return picture[::2, ::2]
+
+    path, shared = made_clip(clip_folder, "h264.mp4"), Half()
+    windows = [[0, 4, 4, 5, 9, 9], [4, 5], [3, 5]]
+    placed = {r.position: r for r in read_windows(str(path), windows, transform=[Half(), shared, shared])}
+    copied = {r.position: r for r in read_windows(str(path), windows, transform=half)}
+    assert sorted(placed) == sorted(copied) == [0, 1, 2]
+    for position, result in copied.items():
+        np.testing.assert_array_equal(placed[position].frames, result.frames)
+        np.testing.assert_array_equal(placed[position].times_s, result.times_s)
+
+
 def test_bytes_path_and_file_read_the_same_twice(clip_folder: Path) -> None:
     path = made_clip(clip_folder, "h264_audio.mp4")
     file = io.BytesIO(path.read_bytes())
