@@ -23,7 +23,8 @@ from benchmarks.measuring import ROOT, Cost, measure
 from benchmarks.moving_clips import MAIN, OTHERS, Case, make_case
 
 RESULTS = ROOT / "benchmarks" / "results" / "cpu_path.json"
-REPEATS = {"h264_10s": 5, "h264_30s": 3, "h264_60s": 2}
+REPEATS = {300: 5, 900: 3, 1800: 2}
+"""Runs of each way, by the number of frames."""
 
 Costs = dict[str, list[Cost]]
 
@@ -161,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         for case in (*MAIN, *OTHERS):
             if not given.case or case.name in given.case:
                 encoders = ("x264", "openh264") if case in MAIN else ("x264",)
-                repeats = given.repeats or REPEATS.get(case.name, 1)
+                repeats = given.repeats or REPEATS.get(case.num_frames, 1)
                 peer_repeats = given.peer_repeats or repeats
                 rows = measure_case(
                     case, folder, repeats=repeats, peer_repeats=peer_repeats, encoders=encoders

@@ -3,8 +3,8 @@
 Flat drawings cost encoders and decoders next to nothing; this one has grain and motion all over.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,11 @@ from tests.media_maker import CODECS, NUM_BITS
 CELL_PX = 24
 """Side of the cell of one bit: small, since a large picture that flickers is like no real one."""
 
-GRAIN = 4.0
-"""Standard deviation of the grain of a frame, of 255."""
+X264_DEFAULTS = {"preset": "medium", "crf": "23", "bf": "3", "threads": "2"}
+"""B-frames refer to one another, and key frames are up to 250 frames apart."""
+
+RECORDED = {**X264_DEFAULTS, "g": "30", "b-pyramid": "none"}
+"""No picture refers to a B-frame, and each second begins with a key frame: as hardware encoders do it."""
 
 GRAINS = ((128, 60), (32, 35), (8, 18), (2, 6))
 """Size in pixels and strength of the layers of noise that the texture is made of."""
@@ -34,21 +37,34 @@ class Case:
         num_frames: its length, at 30 frames per second.
         codec: a key of `tests.media_maker.CODECS`.
         size: width and height in pixels.
+        options: of the encoder, for H.264.
+        grain: standard deviation of the grain of a frame, of 255.
     """
 
     name: str
     num_frames: int
     codec: str = "h264"
     size: tuple[int, int] = (1280, 720)
+    options: Mapping[str, str] = field(default_factory=lambda: X264_DEFAULTS)
+    grain: float = 4.0
 
 
-MAIN = (Case("h264_10s", 300), Case("h264_30s", 900), Case("h264_60s", 1800))
-"""One, four and seven windows of H.264."""
+_LENGTHS = {"10s": 300, "30s": 900, "60s": 1800}
+RECORDED_CLIPS = tuple(
+    Case(f"h264_{name}", frames, options=RECORDED, grain=8.0) for name, frames in _LENGTHS.items()
+)
+"""One, four and seven windows of H.264, with the bit rate at which cameras and phones record."""
+
+DEFAULT_CLIPS = tuple(Case(f"x264_{name}", frames) for name, frames in _LENGTHS.items())
+"""The same with little grain and x264's defaults: easy to decode, and less of it can be left out."""
+
+MAIN = (*RECORDED_CLIPS, *DEFAULT_CLIPS)
 
 OTHERS = (
     Case("h265_5s", 150, "h265"),
     Case("vp9_5s", 150, "vp9"),
     Case("av1_5s", 150, "av1"),
+    Case("h264_no_b_frames", 150, options={**RECORDED, "bf": "0"}, grain=6.4),
     Case("h264_480p", 150, size=(854, 480)),
     Case("h264_1080p", 150, size=(1920, 1080)),
     Case("h264_4k", 150, size=(3840, 2160)),
@@ -56,7 +72,6 @@ OTHERS = (
 """One window each."""
 
 SUFFIXES = {"vp9": "webm", "av1": "mkv"}
-LIKE_THE_WILD = {"preset": "medium", "crf": "23", "bf": "3", "threads": "2"}
 
 
 def make_case(case: Case, folder: Path) -> Path:
@@ -64,7 +79,7 @@ def make_case(case: Case, folder: Path) -> Path:
     path = folder / f"{case.name}.{SUFFIXES.get(case.codec, 'mp4')}"
     if not path.exists():
         encoder = CODECS[case.codec]
-        options = LIKE_THE_WILD if case.codec == "h264" else encoder["options"]
+        options = case.options if case.codec == "h264" else encoder["options"]
         part = path.with_name(f"part_{path.name}")
         write_video(part, moving_frames(case), codec=encoder["codec"], options=dict(options))
         part.replace(path)
@@ -75,7 +90,7 @@ def moving_frames(case: Case) -> Iterator[Frame]:
     """Yields the pictures of a case: uint8 (height, width, 3), RGB."""
     width, height = case.size
     texture = _texture(2 * width, 2 * height)
-    grain = _grain(width, 2 * height)
+    grain = _grain(width, 2 * height, case.grain)
     side = height // 3
     for number in range(case.num_frames):
         left, top = _swing(number, 60, width), _swing(number, 80, height)
@@ -102,8 +117,8 @@ def _swing(number: int, period: int, reach: int) -> int:
     return int(reach * (0.5 + 0.5 * np.sin(number / period)))
 
 
-def _grain(width: int, height: int) -> npt.NDArray[np.int16]:
-    return np.random.default_rng(1).normal(0, GRAIN, (height, width, 1)).astype(np.int16)
+def _grain(width: int, height: int, strength: float) -> npt.NDArray[np.int16]:
+    return np.random.default_rng(1).normal(0, strength, (height, width, 1)).astype(np.int16)
 
 
 def _texture(width: int, height: int) -> npt.NDArray[np.uint8]:

@@ -17,14 +17,14 @@ from typing import Any
 
 from benchmarks.cpu_path import machine, save
 from benchmarks.measuring import measure
-from benchmarks.moving_clips import MAIN, make_case
+from benchmarks.moving_clips import DEFAULT_CLIPS, make_case
 from benchmarks.watching import Watcher
 from conf.loading import load_settings
 from jobs import ingest, run
 from jobs.session import get_session
 
 CORES = 2
-CLIP = MAIN[0]
+CLIP = DEFAULT_CLIPS[0]
 POLL_S = 2.0
 
 
