@@ -171,7 +171,7 @@ def make_two_pass_clip(path: Path, *, encoder: str) -> Path:
     Returns:
         `path`.
     """
-    source = ("-f", "lavfi", "-i", "testsrc2=size=160x90:duration=2:rate=30")
+    source = ("-i", make_clip(path.with_suffix(".source.mkv")))
     how = ("-c:v", encoder, "-b:v", "200k", "-g", "40", "-auto-alt-ref", "1", "-lag-in-frames", "25")
     log = ("-deadline", "good", "-cpu-used", "4", "-passlogfile", path.with_suffix(".pass"))
     run_ffmpeg(*source, *how, *log, "-pass", "1", "-f", "null", "-")

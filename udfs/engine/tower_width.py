@@ -50,6 +50,7 @@ def wider_tower(model_path: str, given: dict[str, Any]) -> dict[str, Any]:
     return {"vision_config": {"intermediate_size": width + -width % MULTIPLE}}
 
 
+@functools.cache
 def load_widened() -> None:
     """Has vLLM's towers of Qwen2.5-VL widen weights that are narrower than they are, from now on."""
     from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionTransformer

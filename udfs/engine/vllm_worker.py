@@ -1,8 +1,16 @@
-"""What vLLM imports in the worker of a vision model, before the worker loads it."""
+"""What vLLM's worker of a vision model asks for before it loads the model.
 
-from udfs.engine.tower_width import load_widened
-from udfs.engine.worker import WorkerExtension
+Nothing of vLLM is imported before it asks: this package is read where there is no vLLM, too.
+"""
 
-__all__ = ["WorkerExtension"]
+from typing import Any
 
-load_widened()
+
+def __getattr__(name: str) -> Any:
+    if name != "WorkerExtension":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    from udfs.engine.tower_width import load_widened
+    from udfs.engine.worker import WorkerExtension
+
+    load_widened()
+    return WorkerExtension
