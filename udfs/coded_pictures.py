@@ -92,20 +92,20 @@ def _vp9_sizes(data: bytes) -> list[int]:
 
 
 def _av1_pictures(data: bytes) -> Found:
-    for kind, payload in _av1_units(data):
+    for kind, head in _av1_units(data):
         if kind == _SEQUENCE_HEADER:
-            if payload[0] & 0b1000:
+            if head[0] & 0b1000:
                 # Of a still picture, in front of which headers are shorter.
                 raise _NoPictureError
             yield None
         elif kind in (_FRAME_HEADER, _FRAME):
-            shows_another, is_key, shown = payload[0] >> 7, not payload[0] >> 5 & 0b11, payload[0] >> 4 & 1
+            shows_another, is_key, shown = head[0] >> 7, not head[0] >> 5 & 0b11, head[0] >> 4 & 1
             # A key frame that is shown later leaves what came before it in use until then.
             yield bool(shows_another or shown), bool(is_key and shown and not shows_another)
 
 
 def _av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and payload of each unit of a packet."""
+    """Kind of each unit of a packet, and the first byte of what it holds."""
     at = 0
     while at < len(data):
         header = data[at]
@@ -121,7 +121,7 @@ def _av1_units(data: bytes) -> Iterator[tuple[int, bytes]]:
             size, at = _leb128(data, at)
         if at + size > len(data):
             raise _NoPictureError
-        yield header >> 3 & 0xF, data[at : at + size]
+        yield header >> 3 & 0xF, data[at : at + min(size, 1)]
         at += size
 
 

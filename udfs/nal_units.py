@@ -7,6 +7,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+NAL_CODECS = ("h264", "hevc")
+"""ffmpeg's names of these codecs."""
+
 _START_CODE = b"\0\0\1"
 _FORBIDDEN = re.compile(rb"\0\0[\0-\2]")
 """An encoder escapes these inside a unit, so that only damage can put them there."""
@@ -57,7 +60,7 @@ def nal_layout(codec: str, extradata: bytes | None) -> NalLayout | None:
         codec: ffmpeg's name of the codec.
         extradata: the stream's extradata: avcC, hvcC or Annex B.
     """
-    if codec not in ("h264", "hevc"):
+    if codec not in NAL_CODECS:
         return None
     hevc = codec == "hevc"
     at = 21 if hevc else 4

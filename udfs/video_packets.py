@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from udfs.coded_pictures import PICTURE_CODECS, read_pictures
-from udfs.nal_units import Units, nal_layout, read_units
+from udfs.nal_units import NAL_CODECS, Units, nal_layout, read_units
 from udfs.video_decode import missing_end
 from udfs.video_source import Stopwatch
 
@@ -23,7 +23,7 @@ TIMED_CONTAINERS = ("mov", "matroska", "flv", "mpegts")
 MAX_PACKET_BYTES = 512 << 20
 """Packets of so many bytes are kept in memory; of larger clips none are."""
 
-UNIT_CODECS = ("h264", "hevc", *PICTURE_CODECS)
+UNIT_CODECS = (*NAL_CODECS, *PICTURE_CODECS)
 """Codecs whose packets are taken apart, by ffmpeg's names."""
 
 UNEVEN = 1.5
