@@ -1,7 +1,7 @@
 """Windows per second of one card: the peer's way, the card alone, and Captionlake's engine.
 
     python -m benchmarks.gpu_captions [--fp8] [--modes MODE ...]
-        [--work qwen|qwen3|qwen_text|demo|demo_text]
+        [--work qwen|qwen3|qwen_text|demo|demo_text] [--candidates [NAME ...]]
 
 Each mode captions windows of real clips with as many tokens as its answers are to have, by a model of the
 published dimensions with made-up weights. Modes:
@@ -13,6 +13,7 @@ published dimensions with made-up weights. Modes:
     spark                           the whole job in Spark, from Delta to Delta, on 1 card or on `--cards`
 
 The last one needs Java and runs only when it is named; every answer then has the mean of the others' tokens.
+`--candidates` has `gpu_alone` run again with other settings, one change at a time.
 
 `--work qwen_text` enhances captions instead, one for each window: `llm_all_at_once`, with as many in flight
 as the engine has, and `engine`, whose clients have captions in memory.
@@ -39,6 +40,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu.candidates import CANDIDATES
 from benchmarks.gpu.card import Card
 from benchmarks.gpu.clients import Engine
 from benchmarks.gpu.llm import BEGIN_MARK, PROFILE_MARK, LLMOrder, command
@@ -77,12 +79,13 @@ def main(argv: list[str] | None = None) -> int:
             order, modes={"gpu_alone": given.windows}, profile=str(traces) if given.profile else None
         )
         results.add_all(run_llm(alone, given.card), precision, told)
+    failed = try_candidates(given, settings, order, results, precision)
     if "engine" in given.modes:
         results.add_all(run_engine(given, settings, folder), precision, told)
     if SPARK in given.modes:
         results.add_all(run_cards(given, settings, folder), precision, told)
     results.show()
-    problems = results.problems()
+    problems = [*failed, *results.problems()]
     for problem in problems:
         logging.error("%s", problem)
     return 1 if problems else 0
@@ -111,6 +114,26 @@ def run_llm(order: LLMOrder, card: str) -> Iterator[dict[str, Any]]:
                 sys.stderr.write(line)
     if process.returncode:
         raise RuntimeError(f"{list(order.modes)} failed with code {process.returncode}")
+
+
+def try_candidates(
+    given: argparse.Namespace, settings: EngineSettings, order: LLMOrder, results: "Results", precision: str
+) -> list[str]:
+    """Runs the card alone with each change of settings; returns what went wrong, which stops no other."""
+    problems = []
+    for name in given.candidates:
+        changed = CANDIDATES[name].settings(settings)
+        changed_order = replace(
+            order, settings=changed.model_dump(mode="json"), modes={"gpu_alone": given.windows}
+        )
+        try:
+            figures = [one | {"candidate": name} for one in run_llm(changed_order, given.card)]
+        except RuntimeError as error:
+            problems.append(f"candidate {name}: {error}")
+            logging.error("%s", problems[-1])
+        else:
+            results.add_all(figures, precision, _told(changed))
+    return problems
 
 
 def run_engine(given: argparse.Namespace, settings: EngineSettings, folder: Path) -> Iterator[dict[str, Any]]:
@@ -257,6 +280,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--vllm-argument", action="append", default=[], metavar="NAME=VALUE", help="more, for our modes"
     )
+    parser.add_argument(
+        "--candidates",
+        nargs="*",
+        choices=CANDIDATES,
+        metavar="NAME",
+        help=f"changes to try with gpu_alone: {', '.join(CANDIDATES)}; without a name all that apply",
+    )
     parser.add_argument("--profile", action="store_true", help="profile gpu_alone as well")
     parser.add_argument("--folder", help="for clips and checkpoints; a temporary one when absent")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file for the figures")
@@ -278,6 +308,15 @@ def _fill_in(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None
         parser.error(f"--work {given.work} has no mode {strangers[0]}; it has {', '.join(known)}")
     given.windows = given.windows or work.windows
     given.peer_windows = given.peer_windows or work.peer_windows or given.windows
+    if given.candidates is None:
+        given.candidates = []
+    elif "gpu_alone" not in given.modes:
+        parser.error("--candidates needs gpu_alone among the modes, to be compared with")
+    else:
+        apply = [name for name, one in CANDIDATES.items() if given.fp8 or not one.needs_fp8]
+        if strangers := [name for name in given.candidates if name not in apply]:
+            parser.error(f"{strangers[0]} needs --fp8")
+        given.candidates = given.candidates or apply
 
 
 if __name__ == "__main__":

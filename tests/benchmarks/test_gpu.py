@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from benchmarks.gpu.candidates import CANDIDATES
 from benchmarks.gpu.cluster import (
     SparkOrder,
     spark_master,
@@ -31,7 +32,7 @@ from jobs.models import caption_engine
 from jobs.session import gpu_slots_problem
 from udfs.engine.rendering import chat_text, text_messages
 from udfs.engine.requests import Reply
-from udfs.engine.vllm_compat import Device, engine_arguments
+from udfs.engine.vllm_compat import Device, check_known, engine_arguments
 from udfs.ordered import done
 
 
@@ -139,6 +140,38 @@ def test_the_peer_and_the_engine_get_as_many_texts_and_may_have_as_many_in_fligh
     assert ours["enable_prefix_caching"]
     assert "enable_prefix_caching" not in peers, "vLLM's default, which is on"
     assert not [name for name in peers if name.startswith(("mm_", "limit_mm"))]
+
+
+def test_a_candidate_changes_one_thing_which_vllm_knows(tmp_path: Path) -> None:
+    card = Device("a card", (9, 0))
+    settings = WORKLOADS["qwen"].settings(tmp_path, fp8=True, max_in_flight=128)
+    before = engine_arguments(settings, card)
+    for name, candidate in CANDIDATES.items():
+        check_known(candidate.arguments)
+        after = engine_arguments(candidate.settings(settings), card)
+        assert not before.keys() - after.keys()
+        changed = {argument for argument, value in after.items() if before.get(argument) != value}
+        if name == "tower_16_bits":
+            changed.discard("quantization_config")
+        assert len(changed) == 1, (name, changed)
+
+
+def test_candidates_are_all_that_apply_or_those_that_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_arguments([]).candidates == []
+    every = parse_arguments(["--fp8", "--candidates"]).candidates
+    assert every == list(CANDIDATES)
+    assert parse_arguments(["--candidates"]).candidates == [name for name in every if name != "tower_16_bits"]
+    named = ["steps_8k", "cache_fp8"]
+    assert parse_arguments(["--modes", "gpu_alone", "--candidates", *named]).candidates == named
+    for arguments, told in (
+        (["--modes", "engine", "--candidates"], "--candidates needs gpu_alone among the modes"),
+        (["--candidates", "tower_16_bits"], "tower_16_bits needs --fp8"),
+        (["--work", "qwen_text", "--candidates"], "--candidates needs gpu_alone among the modes"),
+        (["--candidates", "steps_9k"], "invalid choice: 'steps_9k'"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_arguments(arguments)
+        assert told in capsys.readouterr().err
 
 
 def test_kernels_of_a_profile_belong_to_what_launched_them(tmp_path: Path) -> None:
