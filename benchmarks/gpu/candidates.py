@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.engine import EngineSettings
+from udfs.engine.tower_width import wider_tower
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,16 @@ class Candidate:
 
     def settings(self, settings: EngineSettings) -> EngineSettings:
         """Returns `settings` with the change."""
+        arguments = settings.vllm_arguments | dict(self.arguments)
+        if "quantization" in self.arguments and (
+            wider := wider_tower(settings.model_path, settings.vllm_arguments)
+        ):
+            # Weights that somebody else quantizes are not widened unasked.
+            arguments["hf_overrides"] = wider
         return settings.model_copy(
             update={
                 "max_in_flight": self.max_in_flight or settings.max_in_flight,
-                "vllm_arguments": settings.vllm_arguments | dict(self.arguments),
+                "vllm_arguments": arguments,
             }
         )
 
@@ -59,8 +66,6 @@ CANDIDATES = {
         arguments={
             "quantization": "fp8_per_tensor",
             "quantization_config": {"ignore": [r"re:visual\..*"]},
-            # As without the change, see `udfs.engine.tower_width`.
-            "hf_overrides": {"vision_config": {"intermediate_size": 3456}},
         },
         needs_fp8=True,
     ),

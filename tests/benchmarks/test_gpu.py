@@ -142,9 +142,10 @@ def test_the_peer_and_the_engine_get_as_many_texts_and_may_have_as_many_in_fligh
     assert not [name for name in peers if name.startswith(("mm_", "limit_mm"))]
 
 
-def test_a_candidate_changes_one_thing_which_vllm_knows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("work", ["qwen", "qwen3"])
+def test_a_candidate_changes_one_thing_which_vllm_knows(tmp_path: Path, work: str) -> None:
     card = Device("a card", (9, 0))
-    settings = WORKLOADS["qwen"].settings(tmp_path, fp8=True, max_in_flight=128)
+    settings = WORKLOADS[work].settings(tmp_path, fp8=True, max_in_flight=128)
     before = engine_arguments(settings, card)
     for name, candidate in CANDIDATES.items():
         check_known(candidate.arguments)
