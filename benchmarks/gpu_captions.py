@@ -130,7 +130,6 @@ def try_candidates(
             figures = [one | {"candidate": name} for one in run_llm(changed_order, given.card)]
         except RuntimeError as error:
             problems.append(f"candidate {name}: {error}")
-            logging.error("%s", problems[-1])
         else:
             results.add_all(figures, precision, _told(changed))
     return problems
