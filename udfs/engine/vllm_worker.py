@@ -1,4 +1,4 @@
-"""What vLLM's worker of a vision model asks for before it loads the model.
+"""What vLLM's workers ask for before they load their models.
 
 Nothing of vLLM is imported before it asks: this package is read where there is no vLLM, too.
 """
@@ -7,10 +7,14 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name != "WorkerExtension":
+    if name not in ("TextWorkerExtension", "VisionWorkerExtension"):
         raise AttributeError(f"module {__name__} has no attribute {name}")
+    from udfs.engine.fused_activation import fuse_activation
     from udfs.engine.tower_width import load_widened
     from udfs.engine.worker import WorkerExtension
 
-    load_widened()
+    sees = name == "VisionWorkerExtension"
+    fuse_activation(of_towers=sees)
+    if sees:
+        load_widened()
     return WorkerExtension

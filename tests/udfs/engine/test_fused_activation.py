@@ -1,0 +1,90 @@
+"""SiLU, its product and FP8 in one kernel: what it computes, and which layers of vLLM are given to it.
+
+Triton's interpreter runs the kernel here. `tests.gpu.smoke` compares whole layers on a card.
+"""
+
+import importlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from udfs.engine.fused_activation import quantizes_product
+
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Any]:
+    """The module of the kernel, as the interpreter runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        yield importlib.import_module("udfs.engine.silu_kernel")
+
+
+# One block, two whole ones, a short second one, the published towers' and the smallest.
+@pytest.mark.parametrize("width", [64, 96, 80, 3456, 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_row_is_silu_times_the_other_half_over_its_largest_number(
+    kernel: Any, width: int, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(width)
+    gate_up = (torch.randn(5, 2 * width, generator=generator) * 3).to(dtype)
+    gate, up = gate_up.double().chunk(2, dim=1)
+    expected = torch.nn.functional.silu(gate) * up
+    values, scales = kernel.silu_and_quantize(gate_up)
+    assert (values.dtype, scales.dtype) == (torch.float8_e4m3fn, torch.float32)
+    assert (values.shape, scales.shape) == (expected.shape, (5, 1))
+    largest = expected.abs().amax(dim=1, keepdim=True)
+    torch.testing.assert_close(scales.double() * LARGEST, largest, rtol=1e-5, atol=0)
+    # Half a step of numbers with three bits behind the point. Triton's interpreter (not its compiler) cuts the
+    # smallest ones off, which are a whole step of 2**-9 then, and halves those rounded up to a power of two.
+    error = (values.double() * scales - expected).abs()
+    close = error <= expected.abs() * 2**-4 * 1.01 + scales * 2**-9
+    rounded = (expected / scales).to(torch.float8_e4m3fn).double()
+    halved = (rounded.abs().frexp().mantissa == 0.5) & (values.double() * 2 == rounded)
+    assert (close | halved).all()
+    assert close.double().mean() > 0.95
+
+
+def test_rows_of_zeros_and_no_rows_at_all_have_a_scale(kernel: Any) -> None:
+    values, scales = kernel.silu_and_quantize(torch.zeros(2, 32, dtype=torch.bfloat16))
+    assert not values.float().any()
+    assert scales.tolist() == [[pytest.approx(kernel.SMALLEST_SCALE)]] * 2
+    values, scales = kernel.silu_and_quantize(torch.zeros(0, 32, dtype=torch.bfloat16))
+    assert (values.shape, scales.shape) == ((0, 16), (0, 1))
+
+
+def layer_of(activation: type, method: Any, tp_size: int = 1) -> SimpleNamespace:
+    down = SimpleNamespace(quant_method=method, tp_size=tp_size)
+    return SimpleNamespace(act_fn=object.__new__(activation), down_proj=down)
+
+
+def test_only_layers_whose_last_product_takes_scales_for_tokens_quantize_it() -> None:
+    from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
+    from vllm.model_executor.kernels.linear.scaled_mm.marlin import MarlinFP8ScaledMMLinearKernel
+    from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
+    from vllm.model_executor.layers.quantization.utils.quant_utils import (
+        kFp8DynamicTensorSym,
+        kFp8DynamicTokenSym,
+        kFp8StaticTensorSym,
+    )
+
+    def method(key: Any, kernel: type = CutlassFP8ScaledMMLinearKernel) -> SimpleNamespace:
+        multiplies = object.__new__(kernel)
+        multiplies.config = SimpleNamespace(activation_quant_key=key)
+        return SimpleNamespace(fp8_linear=multiplies)
+
+    per_token = method(kFp8DynamicTokenSym)
+    assert quantizes_product(layer_of(SiluAndMul, per_token))
+    for other in (
+        layer_of(GeluAndMul, per_token),
+        layer_of(SiluAndMul, per_token, tp_size=2),
+        layer_of(SiluAndMul, method(kFp8DynamicTensorSym)),
+        layer_of(SiluAndMul, method(kFp8StaticTensorSym)),
+        layer_of(SiluAndMul, method(kFp8DynamicTokenSym, MarlinFP8ScaledMMLinearKernel)),
+        layer_of(SiluAndMul, SimpleNamespace()),
+    ):
+        assert not quantizes_product(other)
