@@ -68,6 +68,10 @@ CANDIDATES = {
     "tuned_kernels": Candidate(
         arguments={"compilation_config": {"inductor_compile_config": {"coordinate_descent_tuning": True}}}
     ),
+    # vLLM's own kernels where tokens are quantized, within norms too, instead of the compiler's.
+    "quantizing_kernels": Candidate(
+        arguments={"compilation_config": {"custom_ops": ["+quant_fp8"]}}, needs_fp8=True
+    ),
     "tower_16_bits": Candidate(
         arguments={
             "quantization": "fp8_per_tensor",

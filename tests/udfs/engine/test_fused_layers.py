@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from udfs.engine.fused_activation import quantizes_product
+from udfs.engine.fused_layers import quantizes_product
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 
@@ -39,7 +39,7 @@ def test_a_row_is_silu_times_the_other_half_over_its_largest_number(
     assert (values.shape, scales.shape) == (expected.shape, (5, 1))
     largest = expected.abs().amax(dim=1, keepdim=True)
     torch.testing.assert_close(scales.double() * LARGEST, largest, rtol=1e-5, atol=0)
-    # Half a step of numbers with three bits behind the point. Triton's interpreter (not its compiler) cuts the
+    # Half a step of numbers with three bits behind the point. The interpreter (not the compiler) cuts the
     # smallest ones off, which are a whole step of 2**-9 then, and halves those rounded up to a power of two.
     error = (values.double() * scales - expected).abs()
     close = error <= expected.abs() * 2**-4 * 1.01 + scales * 2**-9

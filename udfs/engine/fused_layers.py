@@ -1,18 +1,23 @@
-"""Layers of 8 bits that quantize the product of their activation in the kernel that computes it.
+"""Layers of vLLM that do in one kernel, on a card, what vLLM does in two.
 
-vLLM compiles these two steps into one kernel as well, but that one reads everything twice: a token's scale is
-known only when all of the token has been seen. In `silu_kernel` it stays in registers meanwhile.
+The product of an activation and its quantization to FP8: vLLM compiles them into one kernel as well, but that
+one reads everything twice, since a token's scale is known only when all of the token has been seen. In
+`silu_kernel` it stays in registers meanwhile.
+
+The rotation of what a vision tower compares: vLLM copies it together and has a kernel of its own rotate it. The
+compiler does both at once, when it is left to it.
 """
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def fuse_activation(*, of_towers: bool) -> None:
+def fuse_layers(*, of_towers: bool) -> None:
     """Has vLLM's models of Qwen's kind do so from now on, on NVIDIA's cards.
 
     With a version of vLLM whose models are built otherwise, everything stays as it is, and the log says so.
@@ -25,23 +30,17 @@ def fuse_activation(*, of_towers: bool) -> None:
     if not current_platform.is_cuda():
         return
     try:
-        layers = _layers(of_towers)
+        from vllm.model_executor.models.qwen2 import Qwen2MLP
+
         _register()
-        for layer in layers:
-            _fuse(layer)
+        _fuse_activation(Qwen2MLP)
+        if of_towers:
+            from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionBlock, Qwen2_5_VisionMLP
+
+            _fuse_activation(Qwen2_5_VisionMLP)
+            _after_making(Qwen2_5_VisionBlock, _compile_rotation)
     except (ImportError, AttributeError) as error:
-        logger.info("vLLM's layers of 8 bits stay as they are: %s", error)
-
-
-def _layers(of_towers: bool) -> list[Any]:
-    """Returns vLLM's classes of layers that multiply SiLU of one half of a product with the other half."""
-    from vllm.model_executor.models.qwen2 import Qwen2MLP
-
-    if not of_towers:
-        return [Qwen2MLP]
-    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionMLP
-
-    return [Qwen2MLP, Qwen2_5_VisionMLP]
+        logger.info("vLLM's layers stay as they are: %s", error)
 
 
 def _register() -> None:
@@ -53,20 +52,40 @@ def _register() -> None:
     direct_register_custom_op("silu_and_quantize", silu_and_quantize, fake_impl=empty_like_result)
 
 
-def _fuse(layer: Any) -> None:
-    """Changes a class of layers."""
-    make, compute = layer.__init__, layer.forward
+def _after_making(layer: Any, change: Callable[[Any], None]) -> None:
+    """Has `change` called with every layer of a class that is made from now on."""
+    make = layer.__init__
 
     @functools.wraps(make)
     def made(self: Any, *args: Any, **named: Any) -> None:
         make(self, *args, **named)
-        self.quantizes_product = quantizes_product(self)
+        change(self)
+
+    layer.__init__ = made
+
+
+def _compile_rotation(block: Any) -> None:
+    """Leaves the rotation to the compiler, where the block is compiled."""
+    from vllm.config import get_current_vllm_config
+
+    if get_current_vllm_config().compilation_config.compile_mm_encoder:
+        rotation = block.attn.apply_rotary_emb
+        rotation._forward_method = rotation.forward_native
+
+
+def _fuse_activation(layer: Any) -> None:
+    """Has layers of a class quantize the product of their activation themselves, where they can."""
+    compute = layer.forward
+
+    def choose(made: Any) -> None:
+        made.quantizes_product = quantizes_product(made)
 
     @functools.wraps(compute)
     def forward(self: Any, x: Any) -> Any:
         return _fused(self, x) if self.quantizes_product else compute(self, x)
 
-    layer.__init__, layer.forward = made, forward
+    _after_making(layer, choose)
+    layer.forward = forward
 
 
 def quantizes_product(layer: Any) -> bool:
