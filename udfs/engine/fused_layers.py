@@ -4,7 +4,7 @@ The product of an activation and its quantization to FP8: vLLM compiles them int
 one reads everything twice, since a token's scale is known only when all of the token has been seen. In
 `silu_kernel` it stays in registers meanwhile.
 
-The rotation of what a vision tower compares: vLLM copies it together and has a kernel of its own rotate it. The
+The rotation of what a vision tower compares: vLLM copies it together, and a kernel of its own rotates it. The
 compiler does both at once, when it is left to it.
 """
 
