@@ -110,8 +110,8 @@ def enhance(models: Path, captions: list[dict[str, Any]]) -> None:
     print(f"enhanced={len(answers)}")
 
 
-def compare_activations(model: Path) -> None:
-    """Compares layers that quantize the product of their activation themselves with vLLM's own way."""
+def compare_layers(model: Path) -> None:
+    """Compares layers that quantize the product of their activation themselves, and a rotation, with vLLM's."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that layers can be called from here
     import torch
     from vllm import LLM
@@ -128,11 +128,15 @@ def compare_activations(model: Path) -> None:
             x = torch.randn(100, layer.gate_up_proj.input_size, dtype=torch.bfloat16, device="cuda")
             ours, theirs = layer(x).float(), type(layer).forward.__wrapped__(layer, x).float()
             errors.append(((ours - theirs).norm() / theirs.norm()).item())
-        return errors
+        rotation = loaded.visual.blocks[0].attn.apply_rotary_emb
+        x = torch.randn(2, 100, 2, 64, dtype=torch.bfloat16, device="cuda")
+        angles = torch.randn(2, 100, 32, dtype=torch.bfloat16, device="cuda")
+        ours, theirs = (turn(x, *angles).float() for turn in (rotation.forward_native, rotation.forward_cuda))
+        return [*errors, ((ours - theirs).norm() / theirs.norm()).item()]
 
     with torch.inference_mode():
         (errors,) = llm.apply_model(compare)
-    print("activations differ by", errors)
+    print("activations and rotations differ by", errors)
     # Some numbers fall to another side when they are rounded to eight bits, since vLLM rounds to 16 before.
     assert all(0 <= error < 0.03 for error in errors)
 
@@ -160,7 +164,7 @@ def main(folder: Path) -> None:
     print("first", caption(qwen3, SMALL_QWEN3, works)[0], flush=True)
     if (vllm_compat.find_device().capability or (0, 0)) >= vllm_compat.FP8_CAPABILITY:
         caption(models / DEMO.caption_model_id, DEMO, works, fp8=True)
-        compare_activations(models / DEMO.caption_model_id)
+        compare_layers(models / DEMO.caption_model_id)
     print("smoke test passed")
 
 
