@@ -111,7 +111,7 @@ def enhance(models: Path, captions: list[dict[str, Any]]) -> None:
 
 
 def compare_layers(model: Path) -> None:
-    """Compares layers that quantize the product of their activation themselves, and a rotation, with vLLM's."""
+    """Compares layers that quantize the product of their activation, and a rotation, with vLLM's own."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that layers can be called from here
     import torch
     from vllm import LLM
