@@ -3,8 +3,6 @@
 Needs Triton, so nothing imports this but a worker on a card. With `TRITON_INTERPRET=1` it runs on the CPU.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -17,16 +15,16 @@ SMALLEST_SCALE = 1.0 / (LARGEST * 512.0)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _silu_and_quantize(
-    gate_up: Any,
-    values: Any,
-    scales: Any,
+def _silu_and_quantize(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    gate_up,  # noqa: ANN001 (Triton's compiler reads annotations, and knows none but its own)
+    values,  # noqa: ANN001
+    scales,  # noqa: ANN001
     width: tl.constexpr,
     first: tl.constexpr,
     rest: tl.constexpr,
     largest: tl.constexpr,
     smallest_scale: tl.constexpr,
-) -> None:
+):
     # A row is read once and stays in registers: in two blocks, since blocks are powers of two.
     row = tl.program_id(0).to(tl.int64)
     gate_up += row * 2 * width
