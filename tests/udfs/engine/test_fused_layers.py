@@ -1,16 +1,22 @@
 """SiLU, its product and FP8 in one kernel: what it computes, and which layers of vLLM are given to it.
 
-Triton's interpreter runs the kernel here. `tests.gpu.smoke` compares whole layers on a card.
+Triton's interpreter runs the kernel here, and its compiler compiles it for a card. `tests.gpu.smoke` compares
+whole layers on one.
 """
 
 import importlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from tests.checkout import ROOT
 from udfs.engine.fused_layers import quantizes_product
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
@@ -55,6 +61,36 @@ def test_rows_of_zeros_and_no_rows_at_all_have_a_scale(kernel: Any) -> None:
     assert scales.tolist() == [[pytest.approx(kernel.SMALLEST_SCALE)]] * 2
     values, scales = kernel.silu_and_quantize(torch.zeros(0, 32, dtype=torch.bfloat16))
     assert (values.shape, scales.shape) == ((0, 16), (0, 1))
+
+
+COMPILE = """
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from udfs.engine import silu_kernel
+
+types = {"gate_up": "*bf16", "values": "*fp8e4nv", "scales": "*fp32"}
+for capability in (89, 90):
+    for width, first, rest in ((3456, 2048, 2048), (18944, 16384, 4096), (64, 64, 0)):
+        constants = {"width": width, "first": first, "rest": rest}
+        constants |= {"largest": silu_kernel.LARGEST, "smallest_scale": silu_kernel.SMALLEST_SCALE}
+        signature = types | dict.fromkeys(constants, "constexpr")
+        source = ASTSource(silu_kernel._silu_and_quantize, signature, constants)
+        compiled = compile(source, target=GPUTarget("cuda", capability, 32))
+        # Each half of a row is read once, in one block or two.
+        assert compiled.asm["ttir"].count("tt.load") == (4 if rest else 2)
+        assert "e4m3x2" in compiled.asm["ptx"]
+        print(capability, width)
+"""
+
+
+def test_it_compiles_for_cards_that_compute_in_8_bits(tmp_path: Path) -> None:
+    # In a process of its own, since Triton's interpreter changes its language for good.
+    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    own |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 6
 
 
 def layer_of(activation: type, method: Any, tp_size: int = 1) -> SimpleNamespace:
