@@ -25,7 +25,6 @@ PEER_MEMORY_SHARE = 0.85
 PEER_BATCHED_TOKENS = 32_768
 PEER_MODEL_LEN = 32_768
 WARM_UP = 8
-BEFORE_PROFILE = 48
 PROFILED = 24
 PROFILE_MARK = "PROFILE "
 BEGIN_MARK = "BEGIN"
@@ -197,8 +196,9 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
 
     tell(mode, measured, engine_start_s=start_s, resolved=resolved)
     if order.profile is not None:
-        enqueue(cycle(rendered), work.lengths(settings.max_in_flight + BEFORE_PROFILE + PROFILED))
-        _finish(llm, BEFORE_PROFILE)
+        # When as many have ended as are in flight, about as many begin as end.
+        enqueue(cycle(rendered), work.lengths(2 * settings.max_in_flight + PROFILED))
+        _finish(llm, settings.max_in_flight)
         llm.start_profile()
         profiled = _finish(llm, PROFILED)
         llm.stop_profile()
