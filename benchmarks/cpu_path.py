@@ -12,6 +12,7 @@ import platform
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ REPEATS = {300: 5, 900: 3, 1800: 2}
 """Runs of each way, by the number of frames."""
 
 Costs = dict[str, list[Cost]]
+Rows = Sequence[dict[str, Any]]
 
 
 def measure_case(
@@ -121,16 +123,27 @@ def machine() -> dict[str, Any]:
     }
 
 
-def save(rows: list[dict[str, Any]], **more: Any) -> None:
-    """Puts rows into the results, in place of older ones of the same case and peer."""
-    held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-    new = {(row["case"], row["peer"]) for row in rows}
-    kept = [row for row in held["rows"] if (row["case"], row["peer"]) not in new]
-    order = [case.name for case in (*MAIN, *OTHERS)]
-    held["rows"] = sorted([*kept, *rows], key=lambda row: (order.index(row["case"]), row["peer"]))
+def save(rows: Rows = (), *, spark: Rows = (), path: Path = RESULTS, **more: Any) -> None:
+    """Puts figures into the results, in place of older ones of the same case and peer.
+
+    Args:
+        rows: of this benchmark.
+        spark: of `benchmarks.spark_path`.
+        path: the file.
+        more: what else it holds.
+    """
+    held = json.loads(path.read_text()) if path.exists() else {}
+    held["rows"] = _replaced(held.get("rows", ()), rows)
+    held["spark"] = _replaced(held.get("spark", ()), spark)
     held.update(more)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": held.pop("machine", machine()), **held}, indent=1) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"machine": held.pop("machine", machine()), **held}, indent=1) + "\n")
+
+
+def _replaced(held: Rows, new: Rows) -> list[dict[str, Any]]:
+    order = [case.name for case in (*MAIN, *OTHERS)]
+    rows = {(row["case"], row.get("peer", "")): row for row in (*held, *new)}
+    return [rows[key] for key in sorted(rows, key=lambda key: (order.index(key[0]), key[1]))]
 
 
 def show(rows: list[dict[str, Any]]) -> None:

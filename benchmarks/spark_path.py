@@ -1,8 +1,9 @@
 """Throughput in Spark: windows and previews of many clips, beside bare processes on as many cores.
 
-`python -m benchmarks.spark_path` from the root of a checkout makes one clip and copies it. Two bare processes
-work on the copies first, then `captionlake run --generate-previews` on `local[2]`; the start of the session
-and the ingest are not counted. The figures go into `benchmarks/results/cpu_path.json`, under `spark`.
+`python -m benchmarks.spark_path` from the root of a checkout makes one clip of each kind and copies it. Two
+bare processes work on the copies first, then `captionlake run --generate-previews` on `local[2]`, in a
+session that has ingested them and done nothing else; its start and the ingest are not counted. The figures
+go into `benchmarks/results/cpu_path.json`, under `spark`.
 """
 
 import argparse
@@ -15,16 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu_path import machine, save
+from benchmarks.cpu_path import RESULTS, machine, save
 from benchmarks.measuring import measure
-from benchmarks.moving_clips import DEFAULT_CLIPS, make_case
+from benchmarks.moving_clips import DEFAULT_CLIPS, MAIN, OTHERS, RECORDED_CLIPS, Case, make_case
 from benchmarks.watching import Watcher
 from conf.loading import load_settings
 from jobs import ingest, run
 from jobs.session import get_session
 
 CORES = 2
-CLIP = DEFAULT_CLIPS[0]
+KINDS = (RECORDED_CLIPS[0], DEFAULT_CLIPS[0])
+CASES = {case.name: case for case in (*MAIN, *OTHERS)}
 POLL_S = 2.0
 
 
@@ -71,10 +73,10 @@ def bare(paths: list[Path]) -> float:
     return len(paths) / max(cost.wall_s for cost in costs)
 
 
-def in_spark(folder: Path, lake: Path) -> tuple[float, list[float]]:
-    """Clips per second of the job, and the memory of the Python workers on the way."""
-    flags: dict[str, Any] = {"--output-path": str(lake), "--master": f"local[{CORES}]"}
-    settings = load_settings(flags={**flags, "--input-path": (str(folder),)})
+def in_spark(folder: str, lake: str) -> dict[str, Any]:
+    """The job over a folder of clips: how many it did, in which time, and its workers' memory on the way."""
+    flags: dict[str, Any] = {"--output-path": lake, "--master": f"local[{CORES}]"}
+    settings = load_settings(flags={**flags, "--input-path": (folder,)})
     spark = get_session(settings.spark)
     ingest.run(spark, settings)
     with Memory() as memory:
@@ -84,34 +86,52 @@ def in_spark(folder: Path, lake: Path) -> tuple[float, list[float]]:
     count = report.counts["previews.success"]
     assert count == report.counts["windows.success"]
     spark.stop()
-    return count / seconds, memory.samples
+    return {"windows": count, "seconds": seconds, "memory_mib": memory.samples}
+
+
+def measure_case(case: Case, copies: int, folder: Path) -> dict[str, Any]:
+    """Measures both ways over copies of a clip of one window, in a folder of their own."""
+    clips = folder / "clips"
+    clips.mkdir(parents=True)
+    original = make_case(case, folder)
+    paths = [clips / f"{at:04d}{original.suffix}" for at in range(copies)]
+    for path in paths:
+        shutil.copyfile(original, path)
+    alone = bare(paths)
+    # In a process of its own: another job before it would have warmed the JVM up.
+    job = measure("benchmarks.spark_path:in_spark", str(clips), str(folder / "lake")).output
+    assert job["windows"] == copies
+    now = machine()
+    in_job, samples = copies / job["seconds"], job["memory_mib"]
+    third = max(1, len(samples) // 3)
+    return {
+        "case": case.name,
+        "clips": copies,
+        "bare_clips_per_s": round(alone, 2),
+        "spark_clips_per_s": round(in_job, 2),
+        "share": round(in_job / alone, 3),
+        "workers_peak_mib_first_third": round(max(samples[:third], default=0.0)),
+        "workers_peak_mib_last_third": round(max(samples[-third:], default=0.0)),
+        "cpu": now["cpu"],
+        "load_at_end": now["load_at_start"],
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs both and prints the figures."""
+    """Measures the kinds of clips named on the command line and prints the figures."""
     parser = argparse.ArgumentParser(description="Windows and previews in Spark beside bare processes.")
-    parser.add_argument("--clips", type=int, default=200, help="number of clips")
+    names = [case.name for case in KINDS]
+    parser.add_argument(
+        "--clips", nargs="+", choices=CASES, default=names, metavar="NAME", help="kinds of clips"
+    )
+    parser.add_argument("--copies", type=int, default=200, help="clips of each kind")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="JSON that gets the figures")
     given = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="spark_path-") as temporary:
-        folder = Path(temporary) / "clips"
-        folder.mkdir()
-        original = make_case(CLIP, Path(temporary))
-        paths = [folder / f"{at:04d}.mp4" for at in range(given.clips)]
-        for path in paths:
-            shutil.copyfile(original, path)
-        alone = bare(paths)
-        jobs, samples = in_spark(folder, Path(temporary) / "lake")
-    third = max(1, len(samples) // 3)
-    figures = {
-        "clips": given.clips,
-        "bare_clips_per_s": round(alone, 2),
-        "spark_clips_per_s": round(jobs, 2),
-        "share": round(jobs / alone, 3),
-        "workers_peak_mib_first_third": round(max(samples[:third], default=0.0)),
-        "workers_peak_mib_last_third": round(max(samples[-third:], default=0.0)),
-    }
-    save([], spark=figures | {"load_at_end": machine()["load_at_start"]})
-    sys.stdout.write(f"{figures}\n")
+    for name in given.clips:
+        with tempfile.TemporaryDirectory(prefix="spark_path-") as temporary:
+            figures = measure_case(CASES[name], given.copies, Path(temporary))
+        save(spark=[figures], path=given.results)
+        sys.stdout.write(f"{figures}\n")
     return 0
 
 

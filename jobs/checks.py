@@ -20,8 +20,8 @@ def check_clip_columns(clips: DataFrame) -> None:
         )
 
 
-def check_clips(lake: Lake) -> None:
-    """Checks the key of `clips`.
+def check_clips(lake: Lake) -> int:
+    """Checks the key of `clips`; returns the number of clips.
 
     Raises:
         SchemaError: an id or a number is null, or stands twice.
@@ -43,3 +43,4 @@ def check_clips(lake: Lake) -> None:
             raise SchemaError(
                 f"table clips: {key} {names} stands in several rows; every {key} may stand once"
             )
+    return int(found["rows"])

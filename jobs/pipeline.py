@@ -4,6 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 
@@ -75,13 +76,17 @@ def run_stages(
         with small_batches(spark):
             if prepare:
                 _timed(report, "prepare", partial(prepare, context))
-            check_clips(lake)
+            context.num_clips = check_clips(lake)
             stages = [kind.make(context) for kind in kinds]
             fills = [fill for stage in stages for fill in stage.all_fills]
             report.config_ids = {fill.table.name: fill.config.config_id for fill in fills}
-            record_configs(lake, [fill.config for fill in fills])
-            for kind, stage in zip(kinds, stages, strict=True):
-                _timed(report, kind.table, partial(run_stage, context, stage))
+            with ThreadPoolExecutor(1) as pool:
+                # Beside the first stage's questions and work: it takes a second or two.
+                recording = pool.submit(record_configs, lake, [fill.config for fill in fills])
+                context.before_commit = recording.result
+                for kind, stage in zip(kinds, stages, strict=True):
+                    _timed(report, kind.table, partial(run_stage, context, stage))
+                recording.result()
     except BaseException as error:
         report.error = f"{type(error).__name__}: {first_line(error)}"
         raise

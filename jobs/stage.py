@@ -42,6 +42,9 @@ class JobContext:
         retry: rows of `window_captions` to be tried again; None in an ordinary run.
         readings: how long the engines had worked when they answered, at most one for each engine, chunk and
             second; chunks extend it from threads of their own.
+        num_clips: clips of the lake when the run began; None where nobody has counted them.
+        before_commit: called before rows are committed; returns once the table `configs` says what their
+            config ids stand for, and raises what kept it from that.
     """
 
     lake: Lake
@@ -50,6 +53,8 @@ class JobContext:
     counts: Counter[str] = field(default_factory=Counter)
     retry: DataFrame | None = None
     readings: list[EngineReading] = field(default_factory=list)
+    num_clips: int | None = None
+    before_commit: Callable[[], object] = lambda: None
 
     @property
     def per_commit(self) -> int:
@@ -136,8 +141,7 @@ class StageKind:
 def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
     """Does all pending work of a stage; returns the rows written, by status."""
     lake = context.lake
-    counts = stage.pending(lake, "true").groupBy("clip_no").count().orderBy("clip_no").collect()
-    chunks = list(plan_chunks(((row[0], row[1]) for row in counts), per_commit=context.per_commit))
+    chunks, keys = find_work(context, stage)
     total = sum(chunk.num_items for chunk in chunks)
     written: Counter[str] = Counter()
     names = "+".join(fill.table.name for fill in stage.all_fills)
@@ -150,7 +154,7 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
     with Progress(names, total=total, unit=stage.unit) as progress:
 
         def work(chunk: Chunk) -> None:
-            counted = _run_chunk(context, stage, chunk, commits)
+            counted = _run_chunk(context, stage, chunk, keys, commits)
             with counting:
                 context.counts.update(counted)
                 for name, count in counted.items():
@@ -161,12 +165,37 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
     return written
 
 
-def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, commits: threading.Lock) -> Counter[str]:
+def find_work(context: JobContext, stage: Stage) -> tuple[list[Chunk], DataFrame | None]:
+    """Asks the lake what is pending.
+
+    Returns:
+        The chunks, and the pending keys where the lake is small and one chunk holds all of them. Else None: a
+        chunk asks for its own keys when its turn comes, since there may be any number of them, and other
+        jobs may have done some meanwhile.
+    """
+    lake, per_commit = context.lake, context.per_commit
+    pending = stage.pending(lake, "true")
+    if context.num_clips is not None and context.num_clips <= per_commit:
+        # One question in place of two, each of which takes longer than the work on a clip. Bounded, because
+        # few clips may have any number of windows.
+        table = pending.limit(per_commit + 1).toArrow()
+        if table.num_rows <= per_commit:
+            counts = sorted(Counter(table["clip_no"].to_pylist()).items())
+            chunks = list(plan_chunks(counts, per_commit=per_commit))
+            return chunks, lake.spark.createDataFrame(table, pending.schema) if len(chunks) == 1 else None
+    rows = pending.groupBy("clip_no").count().orderBy("clip_no").collect()
+    return list(plan_chunks(((row[0], row[1]) for row in rows), per_commit=per_commit)), None
+
+
+def _run_chunk(
+    context: JobContext, stage: Stage, chunk: Chunk, keys: DataFrame | None, commits: threading.Lock
+) -> Counter[str]:
     """Does a chunk and commits it, one at a time; returns the rows written, by `table.status`."""
     lake = context.lake
-    pending = stage.pending(lake, chunk.where)
-    # Bounded by the chunk, and read by several joins: worked out once.
-    keys = lake.spark.createDataFrame(pending.toArrow(), pending.schema)
+    if keys is None:
+        pending = stage.pending(lake, chunk.where)
+        # Bounded by the chunk, and read by several joins: worked out once.
+        keys = lake.spark.createDataFrame(pending.toArrow(), pending.schema)
     rows = stage.rows(lake, chunk, keys).persist(StorageLevel.DISK_ONLY)
     try:
         # The work happens here, once; the commit and its tries read what is kept. Nothing is left where
@@ -176,6 +205,7 @@ def _run_chunk(context: JobContext, stage: Stage, chunk: Chunk, commits: threadi
         context.readings.extend(readings)
         if not num_rows:
             return Counter()
+        context.before_commit()
         with commits:
             counted: Counter[str] = Counter()
             for fill in stage.all_fills:

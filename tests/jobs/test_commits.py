@@ -182,3 +182,12 @@ def test_what_a_config_id_stands_for_is_written_once_by_jobs_that_start_together
     record_configs(lake, [config])
     (row,) = lake.read(CONFIGS).collect()
     assert (row.config_id, row.kind, row.config_json) == (config.config_id, "previews", config.canonical)
+
+
+def test_of_several_configs_those_that_are_missing_are_written_down(lake: Lake) -> None:
+    first, second = (ConfigIdentity("previews", f'{{"quality":{quality}}}') for quality in (51, 52))
+    for configs in ([first], [first, second, second], [second, first], []):
+        record_configs(lake, configs)
+    rows = lake.read(CONFIGS).collect()
+    assert sorted(row.config_id for row in rows) == sorted([first.config_id, second.config_id])
+    assert lake.version(CONFIGS) == 2
