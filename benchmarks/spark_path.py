@@ -25,8 +25,10 @@ from jobs import ingest, run
 from jobs.session import get_session
 
 CORES = 2
+ONE_WINDOW = 300
+"""Frames at most of a clip that is one window."""
 KINDS = (RECORDED_CLIPS[0], DEFAULT_CLIPS[0])
-CASES = {case.name: case for case in (*MAIN, *OTHERS)}
+CASES = {case.name: case for case in (*MAIN, *OTHERS) if case.num_frames <= ONE_WINDOW}
 POLL_S = 2.0
 
 

@@ -67,8 +67,8 @@ def commit_rows(
         if _try_append(lake, table, stamped, app_id=app_id + era, app_version=newest + 1):
             owned = lake.read(table).where(chunk.where).where(F.col(column) == config_id)
             owned = owned.where((F.col("run_id") == run_id) & (F.col("commit_seq") == commit_seq))
-            # A chunk has few rows: counting them in Spark would be a query of two stages.
-            counts = Counter(row[0] for row in owned.select(table.status).collect())
+            # Bounded by the chunk; counting them in Spark would be a query of two stages.
+            counts = Counter(owned.select(table.status).toArrow()[table.status].to_pylist())
             if counts:
                 return counts
         log.info("commit lost table=%s chunk=%s attempt=%d", table.name, chunk.where, attempt + 1)

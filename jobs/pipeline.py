@@ -81,9 +81,9 @@ def run_stages(
             fills = [fill for stage in stages for fill in stage.all_fills]
             report.config_ids = {fill.table.name: fill.config.config_id for fill in fills}
             with ThreadPoolExecutor(1) as pool:
-                # Beside the first stage's questions and work: it takes a second or two.
+                # Beside the question what the first stage has to do: both take a second or two.
                 recording = pool.submit(record_configs, lake, [fill.config for fill in fills])
-                context.before_commit = recording.result
+                context.before_work = recording.result
                 for kind, stage in zip(kinds, stages, strict=True):
                     _timed(report, kind.table, partial(run_stage, context, stage))
                 recording.result()

@@ -43,8 +43,8 @@ class JobContext:
         readings: how long the engines had worked when they answered, at most one for each engine, chunk and
             second; chunks extend it from threads of their own.
         num_clips: clips of the lake when the run began; None where nobody has counted them.
-        before_commit: called before rows are committed; returns once the table `configs` says what their
-            config ids stand for, and raises what kept it from that.
+        before_work: called when there is work, before anything of it is done; returns once the table
+            `configs` says what its config ids stand for, and raises what kept it from that.
     """
 
     lake: Lake
@@ -54,7 +54,7 @@ class JobContext:
     retry: DataFrame | None = None
     readings: list[EngineReading] = field(default_factory=list)
     num_clips: int | None = None
-    before_commit: Callable[[], object] = lambda: None
+    before_work: Callable[[], object] = lambda: None
 
     @property
     def per_commit(self) -> int:
@@ -149,6 +149,7 @@ def run_stage(context: JobContext, stage: Stage) -> Counter[str]:
         log.info("stage=%s nothing to do", names)
         return written
     log.info("stage=%s %s=%d commits=%d", names, stage.unit, total, len(chunks))
+    context.before_work()
     stage.provide(lake)
     commits, counting = threading.Lock(), threading.Lock()
     with Progress(names, total=total, unit=stage.unit) as progress:
@@ -171,7 +172,8 @@ def find_work(context: JobContext, stage: Stage) -> tuple[list[Chunk], DataFrame
     Returns:
         The chunks, and the pending keys where the lake is small and one chunk holds all of them. Else None: a
         chunk asks for its own keys when its turn comes, since there may be any number of them, and other
-        jobs may have done some meanwhile.
+        jobs may have done some meanwhile. What another job does after the only question, this one does too;
+        the commit drops it.
     """
     lake, per_commit = context.lake, context.per_commit
     pending = stage.pending(lake, "true")
@@ -205,7 +207,6 @@ def _run_chunk(
         context.readings.extend(readings)
         if not num_rows:
             return Counter()
-        context.before_commit()
         with commits:
             counted: Counter[str] = Counter()
             for fill in stage.all_fills:

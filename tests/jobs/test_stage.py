@@ -118,6 +118,42 @@ def test_no_row_is_committed_under_a_config_id_that_nobody_can_look_up(
     assert lake.read(WINDOWS).isEmpty()
 
 
+def test_nothing_is_brought_or_done_before_configs_are_written_down(
+    filled: FilledLake, tmp_path: Path
+) -> None:
+    copy = filled.copy(tmp_path, preview_quality=40)
+    brought: list[Lake] = []
+
+    def fail() -> None:
+        raise SchemaError("no configs")
+
+    context = JobContext(copy.lake, copy.settings, "early", num_clips=NUM_CLIPS, before_work=fail)
+    before = copy.lake.version(PREVIEWS)
+    with pytest.raises(SchemaError, match="no configs"):
+        run_stage(context, replace(preview.stage(context), provide=brought.append))
+    assert not brought
+    assert copy.lake.version(PREVIEWS) == before
+
+
+def test_what_another_job_does_after_the_only_question_is_not_committed_again(
+    filled: FilledLake, tmp_path: Path
+) -> None:
+    copy = filled.copy(tmp_path, preview_quality=40)
+    lake = copy.lake
+    late, early = (JobContext(lake, copy.settings, name, num_clips=NUM_CLIPS) for name in ("late", "early"))
+    done = {"success": 7, "skipped": 6}
+
+    def provide(_: Lake) -> None:
+        assert run_stage(early, preview.stage(early)) == done
+
+    before = lake.version(PREVIEWS)
+    assert run_stage(late, replace(preview.stage(late), provide=provide)) == {}
+    assert lake.version(PREVIEWS) == before + 1
+    config_id = preview_config(copy.settings).config_id
+    made = lake.read(PREVIEWS).where(F.col("preview_config_id") == config_id).collect()
+    assert [row.run_id for row in made] == ["early"] * sum(done.values())
+
+
 def test_a_run_without_work_writes_down_its_configs_too(
     spark: SparkSession, lake: Lake, make_settings: Callable[..., Settings]
 ) -> None:

@@ -15,41 +15,51 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+VERSION = 1
+"""Of what is changed here: vLLM keeps compiled models, and would take one from before a change."""
 
-@functools.cache
+
 def fuse_layers(*, of_towers: bool) -> None:
     """Has vLLM's models of Qwen's kind do so from now on, on NVIDIA's cards.
 
-    With a version of vLLM whose models are built otherwise, everything stays as it is, and the log says so.
+    What a version of vLLM builds otherwise stays as it is, and the log says so.
 
     Args:
         of_towers: vision towers as well as language models.
     """
     from vllm.platforms import current_platform
 
-    if not current_platform.is_cuda():
-        return
-    try:
-        from vllm.model_executor.models.qwen2 import Qwen2MLP
-
-        _register()
-        _fuse_activation(Qwen2MLP)
-        if of_towers:
-            from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionBlock, Qwen2_5_VisionMLP
-
-            _fuse_activation(Qwen2_5_VisionMLP)
-            _after_making(Qwen2_5_VisionBlock, _compile_rotation)
-    except (ImportError, AttributeError) as error:
-        logger.info("vLLM's layers stay as they are: %s", error)
+    if current_platform.is_cuda():
+        for change in (_fuse_language_models, _fuse_towers)[: 1 + of_towers]:
+            try:
+                change()
+            except (ImportError, AttributeError) as error:
+                _tell(str(error))
 
 
-def _register() -> None:
-    """Makes the kernel known to torch, which compiles what is around it."""
+@functools.cache
+def _tell(reason: str) -> None:
+    logger.info("some of vLLM's layers stay as they are: %s", reason)
+
+
+@functools.cache
+def _fuse_language_models() -> None:
+    from vllm.model_executor.models.qwen2 import Qwen2MLP
     from vllm.utils.torch_utils import direct_register_custom_op
 
     from udfs.engine.silu_kernel import empty_like_result, silu_and_quantize
 
+    # So that torch can compile what is around the kernel.
     direct_register_custom_op("silu_and_quantize", silu_and_quantize, fake_impl=empty_like_result)
+    _fuse_activation(Qwen2MLP)
+
+
+@functools.cache
+def _fuse_towers() -> None:
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionBlock, Qwen2_5_VisionMLP
+
+    _fuse_activation(Qwen2_5_VisionMLP)
+    _after_making(Qwen2_5_VisionBlock, _compile_rotation)
 
 
 def _after_making(layer: Any, change: Callable[[Any], None]) -> None:
@@ -59,16 +69,17 @@ def _after_making(layer: Any, change: Callable[[Any], None]) -> None:
     @functools.wraps(make)
     def made(self: Any, *args: Any, **named: Any) -> None:
         make(self, *args, **named)
-        change(self)
+        try:
+            change(self)
+        except (ImportError, AttributeError) as error:
+            _tell(f"{type(self).__name__}: {error}")
 
     layer.__init__ = made
 
 
 def _compile_rotation(block: Any) -> None:
     """Leaves the rotation to the compiler, where the block is compiled."""
-    from vllm.config import get_current_vllm_config
-
-    if get_current_vllm_config().compilation_config.compile_mm_encoder:
+    if not block.do_not_compile:
         rotation = block.attn.apply_rotary_emb
         rotation._forward_method = rotation.forward_native
 
@@ -84,6 +95,7 @@ def _fuse_activation(layer: Any) -> None:
     def forward(self: Any, x: Any) -> Any:
         return _fused(self, x) if self.quantizes_product else compute(self, x)
 
+    layer.quantizes_product = False
     _after_making(layer, choose)
     layer.forward = forward
 

@@ -59,16 +59,26 @@ def silu_and_quantize(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     Returns:
         Shape (rows, width) of `float8_e4m3fn`, and (rows, 1) of `float32`; their product is the result.
     """
+    assert gate_up.is_contiguous()
     values, scales = empty_like_result(gate_up)
     rows, width = values.shape
-    first = 2 ** (width.bit_length() - 1)
-    rest = triton.next_power_of_2(width - first) if width > first else 0
-    warps = min(32, max(4, (first + rest) // 512))
     if rows:
+        first, rest, warps = blocks(width)
         _silu_and_quantize[(rows,)](
             gate_up, values, scales, width, first, rest, LARGEST, SMALLEST_SCALE, num_warps=warps
         )
     return values, scales
+
+
+def blocks(width: int) -> tuple[int, int, int]:
+    """Returns the sizes of a row's two blocks, the second maybe 0, and the warps that share them.
+
+    >>> blocks(18_944)
+    (16384, 4096, 32)
+    """
+    first = 2 ** (width.bit_length() - 1)
+    rest = triton.next_power_of_2(width - first) if width > first else 0
+    return first, rest, min(32, max(4, triton.next_power_of_2((first + rest) // 512)))
 
 
 def empty_like_result(gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from conf.engine import EngineSettings
 from conf.errors import EngineError
+from udfs.engine import fused_layers
 from udfs.engine.requests import Generation
 from udfs.engine.tower_width import wider_tower
 from udfs.engine.vllm_renderer import Renderer
@@ -201,7 +202,11 @@ def _chosen_arguments(settings: EngineSettings, device: Device) -> dict[str, Any
             "gpu_memory_utilization": CPU_MEMORY_SHARE,
             "block_size": CPU_BLOCK_TOKENS,
         }
-    arguments |= {"gpu_memory_utilization": GPU_MEMORY_SHARE, "max_num_batched_tokens": GPU_BATCHED_TOKENS}
+    arguments |= {
+        "gpu_memory_utilization": GPU_MEMORY_SHARE,
+        "max_num_batched_tokens": GPU_BATCHED_TOKENS,
+        "additional_config": {"captionlake_layers": fused_layers.VERSION},
+    }
     if settings.kind == "caption":
         arguments["compilation_config"] = {"compile_mm_encoder": True}
         if settings.dtype != "float32" and (
