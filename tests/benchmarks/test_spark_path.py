@@ -9,6 +9,7 @@ from benchmarks.cpu_path import RESULTS, save
 from benchmarks.spark_path import KINDS, main
 
 
+@pytest.mark.clusters
 def test_a_kind_of_clips_is_measured_both_ways_and_other_figures_stay(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     row = {"case": "x264_10s", "peer": "x264", "cpu_ratio": 3.0}

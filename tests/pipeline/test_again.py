@@ -179,6 +179,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.clusters
 @pytest.mark.timeout(900)
 def test_a_job_that_was_killed_on_spark_4_0_ends_with_the_same_rows_when_this_spark_goes_on_with_it(
     spark: SparkSession,

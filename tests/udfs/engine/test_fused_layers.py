@@ -4,11 +4,9 @@ Triton's interpreter runs the kernel here, and its compiler compiles it for a ca
 whole layers on one.
 """
 
-import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,32 +17,54 @@ import torch
 from tests.checkout import ROOT
 from udfs.engine import fused_layers
 from udfs.engine.fused_layers import quantizes_product
+from udfs.engine.silu_kernel import SMALLEST_SCALE, blocks
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
+# One block, two whole ones, a short second one, the published towers' and the smallest.
+WIDTHS = (64, 96, 80, 3456, 1)
+DTYPES = (torch.bfloat16, torch.float16)
+
+INTERPRET = """
+import sys
+import torch
+from udfs.engine.silu_kernel import silu_and_quantize
+
+torch.save([silu_and_quantize(one) for one in torch.load(sys.argv[1])], sys.argv[2])
+"""
+
+
+def run_python(program: str, folder: Path, *arguments: str, **environment: str) -> str:
+    """Runs a program in a process of its own: Triton looks at its environment when it is first imported."""
+    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    own |= {"TRITON_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)} | environment
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
-def kernel() -> Iterator[Any]:
-    """The module of the kernel, as the interpreter runs it."""
-    name = "udfs.engine.silu_kernel"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        patch.delitem(sys.modules, name, raising=False)
-        yield importlib.import_module(name)
-        del sys.modules[name]
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, tuple[torch.Tensor, ...]]:
+    """What goes into the kernel, and the numbers and scales that the interpreter has come out of it."""
+    folder = tmp_path_factory.mktemp("interpreted")
+    given: dict[Any, torch.Tensor] = {"zeros": torch.zeros(2, 32), "nothing": torch.zeros(0, 32)}
+    for width in WIDTHS:
+        numbers = torch.randn(5, 2 * width, generator=torch.Generator().manual_seed(width)) * 3
+        given |= {(width, dtype): numbers.to(dtype) for dtype in DTYPES}
+    torch.save(list(given.values()), folder / "given.pt")
+    run_python(INTERPRET, folder, str(folder / "given.pt"), str(folder / "results.pt"), TRITON_INTERPRET="1")
+    results = torch.load(folder / "results.pt")
+    return {name: (gate_up, *out) for (name, gate_up), out in zip(given.items(), results, strict=True)}
 
 
-# One block, two whole ones, a short second one, the published towers' and the smallest.
-@pytest.mark.parametrize("width", [64, 96, 80, 3456, 1])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_is_silu_times_the_other_half_over_its_largest_number(
-    kernel: Any, width: int, dtype: torch.dtype
+    interpreted: dict[Any, tuple[torch.Tensor, ...]], width: int, dtype: torch.dtype
 ) -> None:
-    generator = torch.Generator().manual_seed(width)
-    gate_up = (torch.randn(5, 2 * width, generator=generator) * 3).to(dtype)
+    gate_up, values, scales = interpreted[width, dtype]
     gate, up = gate_up.double().chunk(2, dim=1)
     expected = torch.nn.functional.silu(gate) * up
-    values, scales = kernel.silu_and_quantize(gate_up)
     assert (values.dtype, scales.dtype) == (torch.float8_e4m3fn, torch.float32)
     assert (values.shape, scales.shape) == (expected.shape, (5, 1))
     largest = expected.abs().amax(dim=1, keepdim=True)
@@ -58,11 +78,13 @@ def test_a_row_is_silu_times_the_other_half_over_its_largest_number(
     assert (close | (rounded_up & (values.double() * 2 == rounded))).all()
 
 
-def test_rows_of_zeros_and_no_rows_at_all_have_a_scale(kernel: Any) -> None:
-    values, scales = kernel.silu_and_quantize(torch.zeros(2, 32, dtype=torch.bfloat16))
+def test_rows_of_zeros_and_no_rows_at_all_have_a_scale(
+    interpreted: dict[Any, tuple[torch.Tensor, ...]],
+) -> None:
+    _, values, scales = interpreted["zeros"]
     assert not values.float().any()
-    assert scales.tolist() == [[pytest.approx(kernel.SMALLEST_SCALE)]] * 2
-    values, scales = kernel.silu_and_quantize(torch.zeros(0, 32, dtype=torch.bfloat16))
+    assert scales.tolist() == [[pytest.approx(SMALLEST_SCALE)]] * 2
+    _, values, scales = interpreted["nothing"]
     assert (values.shape, scales.shape) == ((0, 16), (0, 1))
 
 
@@ -89,17 +111,12 @@ for capability in (89, 90):
 
 
 def test_it_compiles_for_cards_that_compute_in_8_bits(tmp_path: Path) -> None:
-    # In a process of its own, since Triton's interpreter changes its language for good.
-    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    own |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 10
+    assert len(run_python(COMPILE, tmp_path).splitlines()) == 10
 
 
-def test_blocks_and_warps_are_powers_of_two_that_hold_a_row(kernel: Any) -> None:
+def test_blocks_and_warps_are_powers_of_two_that_hold_a_row() -> None:
     for width in range(1, 32_769):
-        first, rest, warps = kernel.blocks(width)
+        first, rest, warps = blocks(width)
         assert all(number & (number - 1) == 0 for number in (first, rest, warps))
         assert first <= width <= first + rest
         assert 4 <= warps <= 32
