@@ -152,6 +152,68 @@ def test_a_layer_that_cannot_be_told_apart_computes_as_ever(
     assert layer(5)(torch.ones(1)).tolist() == [5]
 
 
+FUSE = """
+import torch
+from torch.nn.functional import linear, silu
+from types import SimpleNamespace
+from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
+from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.quantization.utils.quant_utils import kFp8DynamicTokenSym
+from vllm.utils.torch_utils import direct_register_custom_op
+from udfs.engine.fused_layers import _fuse_activation
+from udfs.engine.silu_kernel import empty_like_result, silu_and_quantize
+
+
+def multiply(*, A, B, out_dtype, As, Bs, bias, output_shape):
+    return ((A.float() * As) @ (B * Bs) + bias).to(out_dtype).view(*output_shape)
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight, self.bias = torch.randn(outputs, inputs), torch.randn(outputs)
+        self.tp_size = 1
+        # Only what a card does is done otherwise here.
+        kernel = object.__new__(CutlassFP8ScaledMMLinearKernel)
+        kernel.config = SimpleNamespace(activation_quant_key=kFp8DynamicTokenSym)
+        kernel._get_layer_params = lambda layer: (layer.weight.t(), torch.ones(1), None, None)
+        kernel.apply_scaled_mm = multiply
+        self.quant_method = SimpleNamespace(fp8_linear=kernel)
+
+    def forward(self, x):
+        return linear(x, self.weight, self.bias), None
+
+
+class Layer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gate_up_proj, self.down_proj = Linear(32, 96), Linear(48, 32)
+        self.act_fn = SiluAndMul.__new__(SiluAndMul)
+        torch.nn.Module.__init__(self.act_fn)
+
+    def forward(self, x):
+        gate, up = self.gate_up_proj(x)[0].chunk(2, dim=-1)
+        return self.down_proj(silu(gate) * up)[0]
+
+
+torch.manual_seed(0)
+direct_register_custom_op("silu_and_quantize", silu_and_quantize, fake_impl=empty_like_result)
+_fuse_activation(Layer)
+layer, x = Layer(), torch.randn(5, 1, 32)
+assert layer.quantizes_product
+fused, plain = layer(x), Layer.forward.__wrapped__(layer, x)
+assert fused.shape == plain.shape
+compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")(x)
+assert torch.equal(compiled, fused)
+print(((fused - plain).norm() / plain.norm()).item())
+"""
+
+
+def test_a_fused_layer_computes_what_it_did_and_can_be_compiled(tmp_path: Path) -> None:
+    told = run_python(FUSE, tmp_path, TRITON_INTERPRET="1")
+    assert 0 < float(told.splitlines()[-1]) < 0.1
+
+
 def layer_of(activation: type, method: Any, tp_size: int = 1) -> SimpleNamespace:
     down = SimpleNamespace(quant_method=method, tp_size=tp_size)
     return SimpleNamespace(act_fn=object.__new__(activation), down_proj=down)
