@@ -5,10 +5,11 @@ about 6,700: the sizes of CUDA graphs follow from that.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conf.engine import EngineSettings
+from udfs.engine.fused_layers import CHANGES, PREFIX
 from udfs.engine.tower_width import wider_tower
 
 
@@ -42,6 +43,10 @@ class Candidate:
         )
 
 
+def _layers_off(*changes: str) -> Candidate:
+    return Candidate(arguments={"additional_config": {PREFIX + change: False for change in changes}})
+
+
 CANDIDATES = {
     "steps_4k": Candidate(arguments={"max_num_batched_tokens": 4096}),
     "steps_8k": Candidate(arguments={"max_num_batched_tokens": 8192}),
@@ -68,10 +73,11 @@ CANDIDATES = {
     "tuned_kernels": Candidate(
         arguments={"compilation_config": {"inductor_compile_config": {"coordinate_descent_tuning": True}}}
     ),
-    # vLLM's own kernels where tokens are quantized, within norms too, instead of the compiler's.
-    "quantizing_kernels": Candidate(
-        arguments={"compilation_config": {"custom_ops": ["+quant_fp8"]}}, needs_fp8=True
-    ),
+    # vLLM's own layers instead of Captionlake's.
+    "vllm_layers": _layers_off(*CHANGES),
+    "vllm_windows": _layers_off("window_attention"),
+    "vllm_last_layer": _layers_off("last_layer"),
+    "vllm_fp8": replace(_layers_off("fp8_rows"), needs_fp8=True),
     "tower_16_bits": Candidate(
         arguments={
             "quantization": "fp8_per_tensor",

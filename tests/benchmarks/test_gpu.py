@@ -161,7 +161,7 @@ def test_candidates_are_all_that_apply_or_those_that_are_named(capsys: pytest.Ca
     assert parse_arguments([]).candidates == []
     every = parse_arguments(["--fp8", "--candidates"]).candidates
     assert every == list(CANDIDATES)
-    of_fp8 = ("quantizing_kernels", "tower_16_bits")
+    of_fp8 = ("vllm_fp8", "tower_16_bits")
     assert parse_arguments(["--candidates"]).candidates == [name for name in every if name not in of_fp8]
     named = ["steps_8k", "cache_fp8"]
     assert parse_arguments(["--modes", "gpu_alone", "--candidates", *named]).candidates == named

@@ -111,34 +111,76 @@ def enhance(models: Path, captions: list[dict[str, Any]]) -> None:
 
 
 def compare_layers(model: Path) -> None:
-    """Compares layers that quantize the product of their activation, and a rotation, with vLLM's own."""
+    """Compares layers of FP8 that are changed with what vLLM makes of the same weights."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # so that layers can be called from here
     import torch
     from vllm import LLM
+    from vllm.forward_context import set_forward_context
 
     settings = EngineSettings(model_path=str(model), kind="caption", fp8=True, max_model_len=4096)
     arguments = vllm_compat.engine_arguments(settings, vllm_compat.find_device())
     del arguments["enable_log_requests"]
     llm = LLM(**arguments | {"enforce_eager": True, "gpu_memory_utilization": 0.5})
 
-    def compare(loaded: Any) -> list[float]:
-        errors = []
-        for layer in (loaded.visual.blocks[0].mlp, loaded.language_model.model.layers[0].mlp):
-            assert layer.quantizes_product, layer
-            x = torch.randn(100, layer.gate_up_proj.input_size, dtype=torch.bfloat16, device="cuda")
-            ours, theirs = layer(x).float(), type(layer).forward.__wrapped__(layer, x).float()
-            errors.append(((ours - theirs).norm() / theirs.norm()).item())
-        rotation = loaded.visual.blocks[0].attn.apply_rotary_emb
-        x = torch.randn(2, 100, 2, 64, dtype=torch.bfloat16, device="cuda")
-        angles = torch.randn(2, 100, 32, dtype=torch.bfloat16, device="cuda")
-        ours, theirs = (turn(x, *angles).float() for turn in (rotation.forward_native, rotation.forward_cuda))
-        return [*errors, ((ours - theirs).norm() / theirs.norm()).item()]
+    def compare(loaded: Any) -> dict[str, float]:
+        block, decoder = loaded.visual.blocks[0], loaded.language_model.model.layers[0]
+        errors = {}
+        for rows in (100, 2000):  # CUTLASS's products and cuBLAS's
+            errors |= {
+                f"tower, {rows} rows": mlp_error(block.norm2, block.mlp, rows),
+                f"language model, {rows} rows": mlp_error(
+                    decoder.post_attention_layernorm, decoder.mlp, rows
+                ),
+            }
+        for longest in (64, 700):
+            errors[f"attention to {longest}"] = attention_error(block.attn, longest)
+        return errors
 
-    with torch.inference_mode():
+    with torch.inference_mode(), set_forward_context(None, llm.llm_engine.vllm_config):
         (errors,) = llm.apply_model(compare)
-    print("activations and rotations differ by", errors)
+    print("layers differ by", errors)
     # Some numbers fall to another side when they are rounded to eight bits, since vLLM rounds to 16 before.
-    assert all(0 <= error < 0.03 for error in errors)
+    assert all(0 <= error < 0.03 for error in errors.values())
+
+
+def mlp_error(norm: Any, mlp: Any, rows: int) -> float:
+    """How much the sum of two, its norm and an MLP differ from what vLLM computes with the same weights."""
+    import torch
+    from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
+    from vllm.model_executor.layers.activation import SiluAndMul
+    from vllm.model_executor.layers.layernorm import RMSNorm
+
+    def multiply(product: Any, x: torch.Tensor) -> torch.Tensor:
+        kernel = product.quant_method.fp8_linear
+        return CutlassFP8ScaledMMLinearKernel.apply_weights(kernel, product, x, product.bias)
+
+    assert type(norm) is not RMSNorm, norm
+    assert type(mlp.act_fn) is not SiluAndMul, mlp
+    x, residual = torch.randn(2, rows, norm.hidden_size, dtype=torch.bfloat16, device="cuda")
+    normed, total = RMSNorm.forward_native(norm, x.clone(), residual.clone())
+    theirs = multiply(mlp.down_proj, SiluAndMul.forward_native(multiply(mlp.gate_up_proj, normed)))
+    changed, sums = norm(x, residual)
+    assert difference(sums, total) < 0.001
+    return difference(mlp(changed), theirs)
+
+
+def attention_error(attention: Any, longest: int) -> float:
+    """How much attention of the tower differs from what vLLM computes with the same weights."""
+    import torch
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionAttention
+
+    assert type(attention) is not Qwen2_5_VisionAttention, attention
+    lengths = torch.tensor([0, longest, longest // 2, 1, longest])
+    bounds, tokens = lengths.cumsum(0).to(torch.int32).cuda(), int(lengths.sum())
+    x = torch.randn(tokens, 1, attention.qkv.input_size, dtype=torch.bfloat16, device="cuda")
+    angles = torch.randn(tokens, attention.hidden_size_per_attention_head // 2, device="cuda")
+    given = bounds, angles.cos().bfloat16(), angles.sin().bfloat16(), torch.tensor(longest), None
+    return difference(attention(x, *given), Qwen2_5_VisionAttention.forward(attention, x, *given))
+
+
+def difference(ours: Any, theirs: Any) -> float:
+    """Length of the difference, relative to the other one's."""
+    return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
 
 
 def tell(what: str, status: dict[str, Any]) -> None:

@@ -1,13 +1,15 @@
-"""Layers of vLLM that do in one kernel, on a card, what vLLM does in two.
+"""Layers of vLLM that do on a card in one kernel what vLLM does in several, or leave out what nobody reads.
 
-The product of an activation and its quantization to FP8: vLLM compiles them into one kernel as well, but that
-one reads everything twice, since a token's scale is known only when all of the token has been seen. In
-`silu_kernel` it stays in registers meanwhile.
+- `fp8_rows`: in FP8, what comes before a product hands on its rows in 8 bits: norms, activations, and where
+  there is neither, a kernel that does nothing else. vLLM compiles these into kernels that read everything
+  twice, since a row's scale is known only when all of the row has been seen. See `fp8_product`.
+- `window_attention`: see `tower_attention`.
+- `last_layer`: see `last_layer`.
 
-The rotation of what a vision tower compares: vLLM copies it together, and a kernel of its own rotates it. The
-compiler does both at once, when it is left to it.
+Each can be switched off by a name in vLLM's `additional_config`, `captionlake_` before these.
 """
 
+import copy
 import functools
 import logging
 from collections.abc import Callable
@@ -15,8 +17,23 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of what is changed here: vLLM keeps compiled models, and would take one from before a change."""
+
+PREFIX = "captionlake_"
+CHANGES = ("fp8_rows", "window_attention", "last_layer")
+
+
+def additional_config() -> dict[str, Any]:
+    """Returns what vLLM is told of the layers: all of it stands in the name of a compiled model."""
+    return {f"{PREFIX}layers": VERSION} | dict.fromkeys((PREFIX + change for change in CHANGES), True)
+
+
+def is_on(change: str) -> bool:
+    """Whether the model that is being made is to have a change."""
+    from vllm.config import get_current_vllm_config
+
+    return bool(get_current_vllm_config().additional_config.get(PREFIX + change, True))
 
 
 def fuse_layers(*, of_towers: bool) -> None:
@@ -30,10 +47,10 @@ def fuse_layers(*, of_towers: bool) -> None:
     from vllm.platforms import current_platform
 
     if current_platform.is_cuda():
-        for change in (_fuse_language_models, _fuse_towers)[: 1 + of_towers]:
+        for change in (_multiply_rows, _fuse_language_models, _fuse_towers)[: 2 + of_towers]:
             try:
                 change()
-            except (ImportError, AttributeError) as error:
+            except (ImportError, AttributeError, ValueError) as error:
                 _tell(str(error))
 
 
@@ -42,94 +59,118 @@ def _tell(reason: str) -> None:
     logger.info("some of vLLM's layers stay as they are: %s", reason)
 
 
+def _multiply_rows() -> None:
+    from udfs.engine.fp8_product import offer_row_product
+
+    offer_row_product()
+
+
 @functools.cache
 def _fuse_language_models() -> None:
-    from vllm.model_executor.models.qwen2 import Qwen2MLP
-    from vllm.utils.torch_utils import direct_register_custom_op
+    from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer
+    from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
 
-    from udfs.engine.silu_kernel import empty_like_result, silu_and_quantize
-
-    # So that torch can compile what is around the kernel.
-    direct_register_custom_op("silu_and_quantize", silu_and_quantize, fake_impl=empty_like_result)
-    _fuse_activation(Qwen2MLP)
+    for layer in (Qwen2DecoderLayer, Qwen3DecoderLayer):
+        _after_making(layer, quantize_before_products)
 
 
 @functools.cache
 def _fuse_towers() -> None:
-    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionBlock, Qwen2_5_VisionMLP
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionBlock
 
-    _fuse_activation(Qwen2_5_VisionMLP)
-    _after_making(Qwen2_5_VisionBlock, _compile_rotation)
+    from udfs.engine.tower_attention import attend_in_one_kernel
+
+    _after_making(Qwen2_5_VisionBlock, _quantize_in_block)
+    _after_making(Qwen2_5_VisionBlock, attend_in_one_kernel, named="window_attention")
 
 
-def _after_making(layer: Any, change: Callable[[Any], None]) -> None:
-    """Has `change` called with every layer of a class that is made from now on."""
+def _after_making(layer: Any, change: Callable[[Any], None], *, named: str = "fp8_rows") -> None:
+    """Has `change` called with every layer of a class that is made from now on, where it is on."""
     make = layer.__init__
 
     @functools.wraps(make)
-    def made(self: Any, *args: Any, **named: Any) -> None:
-        make(self, *args, **named)
+    def made(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
         try:
-            change(self)
+            if is_on(named):
+                change(self)
         except (ImportError, AttributeError) as error:
             _tell(f"{type(self).__name__}: {error}")
 
     layer.__init__ = made
 
 
-def _compile_rotation(block: Any) -> None:
-    """Leaves the rotation to the compiler, where the block is compiled."""
-    if not block.do_not_compile:
-        rotation = block.attn.apply_rotary_emb
-        rotation._forward_method = rotation.forward_native
+def quantize_before_products(layer: Any) -> None:
+    """Has a decoder layer's norms and activation quantize what is multiplied next."""
+    _quantize_in_norm(layer, "input_layernorm", layer.self_attn.qkv_proj)
+    _quantize_in_norm(layer, "post_attention_layernorm", layer.mlp.gate_up_proj)
+    _quantize_in_activation(layer.mlp)
 
 
-def _fuse_activation(layer: Any) -> None:
-    """Has layers of a class quantize the product of their activation themselves, where they can."""
-    compute = layer.forward
-
-    def choose(made: Any) -> None:
-        made.quantizes_product = quantizes_product(made)
-
-    @functools.wraps(compute)
-    def forward(self: Any, x: Any) -> Any:
-        return _fused(self, x) if self.quantizes_product else compute(self, x)
-
-    layer.quantizes_product = False
-    _after_making(layer, choose)
-    layer.forward = forward
+def _quantize_in_block(block: Any) -> None:
+    _quantize_in_norm(block, "norm1", block.attn.qkv)
+    _quantize_in_norm(block, "norm2", block.mlp.gate_up_proj)
+    _quantize_in_activation(block.mlp)
 
 
-def quantizes_product(layer: Any) -> bool:
-    """Whether a layer's last product takes numbers of 8 bits with a scale for each token, made in each step.
+def _quantize_in_norm(layer: Any, name: str, product: Any) -> None:
+    from vllm.model_executor.layers.layernorm import RMSNorm
 
-    Only with CUTLASS, which is what vLLM chooses on Hopper, and where one card holds all of a layer.
-    """
-    from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
+    norm = getattr(layer, name)
+    plain = type(norm) is RMSNorm and norm.has_weight and norm.variance_size_override is None
+    if plain and _takes_quantized(product):
+        norm.__class__ = _quantizing_norm()
+
+
+def _quantize_in_activation(mlp: Any) -> None:
     from vllm.model_executor.layers.activation import SiluAndMul
 
-    last = layer.down_proj
-    kernel: Any = getattr(last.quant_method, "fp8_linear", None)
-    if type(layer.act_fn) is not SiluAndMul or type(kernel) is not CutlassFP8ScaledMMLinearKernel:
-        return False
-    scale = kernel.config.activation_quant_key.scale
-    return scale.group_shape.is_per_token() and not scale.static and last.tp_size == 1
+    if type(mlp.act_fn) is SiluAndMul and _takes_quantized(mlp.down_proj):
+        # Layers may share one.
+        mlp.act_fn = copy.copy(mlp.act_fn)
+        mlp.act_fn.__class__ = _quantizing_activation()
 
 
-def _fused(layer: Any, x: Any) -> Any:
+def _takes_quantized(product: Any) -> bool:
+    from vllm.config import get_current_vllm_config
+
+    from udfs.engine.fp8_product import takes_quantized
+
+    # What LoRA adds to a product needs numbers as they were.
+    return get_current_vllm_config().lora_config is None and takes_quantized(product)
+
+
+@functools.cache
+def _quantizing_norm() -> type:
     import torch
+    from vllm.model_executor.layers.layernorm import RMSNorm
 
-    gate_up, _ = layer.gate_up_proj(x)
-    values, scales = torch.ops.vllm.silu_and_quantize(gate_up.view(-1, gate_up.shape[-1]))
-    last = layer.down_proj
-    kernel = last.quant_method.fp8_linear
-    weight, weight_scale, *_ = kernel._get_layer_params(last)
-    return kernel.apply_scaled_mm(
-        A=values,
-        B=weight,
-        out_dtype=gate_up.dtype,
-        As=scales,
-        Bs=weight_scale,
-        bias=last.bias,
-        output_shape=[*gate_up.shape[:-1], weight.shape[1]],
-    )
+    from udfs.engine.fp8_product import Quantized
+
+    class QuantizingNorm(RMSNorm):  # type: ignore[misc, unused-ignore]
+        def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Any:
+            rows, weight, epsilon = x.view(-1, x.shape[-1]), self.weight.data, self.variance_epsilon
+            if residual is None:
+                values, scales = torch.ops.vllm.norm_and_quantize(rows, weight, epsilon)
+                return Quantized(values.view(x.shape), scales)
+            values, scales, sums = torch.ops.vllm.add_norm_and_quantize(
+                rows, residual.view(rows.shape), weight, epsilon
+            )
+            return Quantized(values.view(x.shape), scales), sums.view(x.shape)
+
+    return QuantizingNorm
+
+
+@functools.cache
+def _quantizing_activation() -> type:
+    import torch
+    from vllm.model_executor.layers.activation import SiluAndMul
+
+    from udfs.engine.fp8_product import Quantized
+
+    class QuantizingSiluAndMul(SiluAndMul):  # type: ignore[misc, unused-ignore]
+        def forward(self, x: torch.Tensor) -> Any:
+            values, scales = torch.ops.vllm.silu_and_quantize(x.view(-1, x.shape[-1]))
+            return Quantized(values.view(*x.shape[:-1], -1), scales)
+
+    return QuantizingSiluAndMul

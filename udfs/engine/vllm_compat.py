@@ -205,7 +205,7 @@ def _chosen_arguments(settings: EngineSettings, device: Device) -> dict[str, Any
     arguments |= {
         "gpu_memory_utilization": GPU_MEMORY_SHARE,
         "max_num_batched_tokens": GPU_BATCHED_TOKENS,
-        "additional_config": {"captionlake_layers": fused_layers.VERSION},
+        "additional_config": fused_layers.additional_config(),
     }
     if settings.kind == "caption":
         arguments["compilation_config"] = {"compile_mm_encoder": True}

@@ -1,12 +1,9 @@
-"""SiLU, its product and FP8 in one kernel: what it computes, and which layers of vLLM are given to it.
+"""Which of vLLM's layers hand on rows in 8 bits, and that they compute what they did.
 
-Triton's interpreter runs the kernel here, and its compiler compiles it for a card. `tests.gpu.smoke` compares
-whole layers on one.
+`tests.gpu.smoke` compares the layers of whole models on a card.
 """
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,234 +11,221 @@ from typing import Any
 import pytest
 import torch
 
-from tests.checkout import ROOT
+from tests.udfs.engine.programs import run_python
 from udfs.engine import fused_layers
-from udfs.engine.fused_layers import quantizes_product
-from udfs.engine.silu_kernel import SMALLEST_SCALE, blocks
-
-LARGEST = torch.finfo(torch.float8_e4m3fn).max
-# One block, two whole ones, a short second one, the published towers' and the smallest.
-WIDTHS = (64, 96, 80, 3456, 1)
-DTYPES = (torch.bfloat16, torch.float16)
-
-INTERPRET = """
-import sys
-import torch
-from udfs.engine.silu_kernel import silu_and_quantize
-
-torch.save([silu_and_quantize(one) for one in torch.load(sys.argv[1])], sys.argv[2])
-"""
+from udfs.engine.fp8_product import row_product, takes_quantized
 
 
-def run_python(program: str, folder: Path, *arguments: str, **environment: str) -> str:
-    """Runs a program in a process of its own: Triton looks at its environment when it is first imported."""
-    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    own |= {"TRITON_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)} | environment
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, env=own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def config() -> Iterator[Any]:
+    """vLLM's configuration of the model that is being made."""
+    from vllm.config import VllmConfig, set_current_vllm_config
 
-
-@pytest.fixture(scope="module")
-def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, tuple[torch.Tensor, ...]]:
-    """What goes into the kernel, and the numbers and scales that the interpreter has come out of it."""
-    folder = tmp_path_factory.mktemp("interpreted")
-    given: dict[Any, torch.Tensor] = {"zeros": torch.zeros(2, 32), "nothing": torch.zeros(0, 32)}
-    for width in WIDTHS:
-        numbers = torch.randn(5, 2 * width, generator=torch.Generator().manual_seed(width)) * 3
-        given |= {(width, dtype): numbers.to(dtype) for dtype in DTYPES}
-    torch.save(list(given.values()), folder / "given.pt")
-    run_python(INTERPRET, folder, str(folder / "given.pt"), str(folder / "results.pt"), TRITON_INTERPRET="1")
-    results = torch.load(folder / "results.pt")
-    return {name: (gate_up, *out) for (name, gate_up), out in zip(given.items(), results, strict=True)}
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_is_silu_times_the_other_half_over_its_largest_number(
-    interpreted: dict[Any, tuple[torch.Tensor, ...]], width: int, dtype: torch.dtype
-) -> None:
-    gate_up, values, scales = interpreted[width, dtype]
-    gate, up = gate_up.double().chunk(2, dim=1)
-    expected = torch.nn.functional.silu(gate) * up
-    assert (values.dtype, scales.dtype) == (torch.float8_e4m3fn, torch.float32)
-    assert (values.shape, scales.shape) == (expected.shape, (5, 1))
-    largest = expected.abs().amax(dim=1, keepdim=True)
-    torch.testing.assert_close(scales.double() * LARGEST, largest, rtol=1e-5, atol=0)
-    # Half a step of numbers with three bits behind the point. The interpreter (not the compiler) cuts the
-    # smallest ones off, which are a whole step of 2**-9 then, and halves those rounded up to a power of two.
-    error = (values.double() * scales - expected).abs()
-    close = error <= expected.abs() * 2**-4 * 1.01 + scales * 2**-9
-    rounded = (expected / scales).to(torch.float8_e4m3fn).double()
-    rounded_up = (rounded.abs().frexp().mantissa == 0.5) & (rounded.abs() > (expected / scales).abs())
-    assert (close | (rounded_up & (values.double() * 2 == rounded))).all()
-
-
-def test_rows_of_zeros_and_no_rows_at_all_have_a_scale(
-    interpreted: dict[Any, tuple[torch.Tensor, ...]],
-) -> None:
-    _, values, scales = interpreted["zeros"]
-    assert not values.float().any()
-    assert scales.tolist() == [[pytest.approx(SMALLEST_SCALE)]] * 2
-    _, values, scales = interpreted["nothing"]
-    assert (values.shape, scales.shape) == ((0, 16), (0, 1))
-
-
-COMPILE = """
-from triton import compile
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from udfs.engine import silu_kernel
-
-types = {"gate_up": "*bf16", "values": "*fp8e4nv", "scales": "*fp32"}
-for capability in (89, 90):
-    for width in (3456, 11008, 12288, 18944, 64):
-        first, rest, warps = silu_kernel.blocks(width)
-        constants = {"width": width, "first": first, "rest": rest}
-        constants |= {"largest": silu_kernel.LARGEST, "smallest_scale": silu_kernel.SMALLEST_SCALE}
-        signature = types | dict.fromkeys(constants, "constexpr")
-        source = ASTSource(silu_kernel._silu_and_quantize, signature, constants)
-        compiled = compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
-        # Each half of a row is read once, in one block or two.
-        assert compiled.asm["ttir"].count("tt.load") == (4 if rest else 2)
-        assert "e4m3x2" in compiled.asm["ptx"]
-        print(capability, width)
-"""
-
-
-def test_it_compiles_for_cards_that_compute_in_8_bits(tmp_path: Path) -> None:
-    assert len(run_python(COMPILE, tmp_path).splitlines()) == 10
-
-
-def test_blocks_and_warps_are_powers_of_two_that_hold_a_row() -> None:
-    for width in range(1, 32_769):
-        first, rest, warps = blocks(width)
-        assert all(number & (number - 1) == 0 for number in (first, rest, warps))
-        assert first <= width <= first + rest
-        assert 4 <= warps <= 32
-        assert first + rest < 2 * width or width == first
-
-
-class Multiplies(torch.nn.Module):
-    """A layer as vLLM's models have them."""
-
-    def __init__(self, sides: int) -> None:
-        super().__init__()
-        self.sides = sides
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.sides
+    made = VllmConfig()
+    with set_current_vllm_config(made):
+        yield made
 
 
 def test_a_layer_that_cannot_be_told_apart_computes_as_ever(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture, config: Any
 ) -> None:
-    layer = type("Odd", (Multiplies,), {})
-    fused_layers._fuse_activation(layer)
+    class Odd(torch.nn.Module):
+        def __init__(self, sides: int) -> None:
+            super().__init__()
+            self.sides = sides
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.sides
+
+    fused_layers._after_making(Odd, fused_layers.quantize_before_products)
     with caplog.at_level("INFO"):
-        odd = layer(3)
+        odd = Odd(3)
     assert odd(torch.ones(2)).tolist() == [3, 3]
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("some of vLLM's layers stay as they are: Odd: ")
-    assert "down_proj" in line
-    # One that can, and says so, computes in the other way.
-    monkeypatch.setattr(fused_layers, "quantizes_product", lambda made: made.sides == 4)
-    monkeypatch.setattr(fused_layers, "_fused", lambda made, x: -x)
-    assert layer(4)(torch.ones(1)).tolist() == [-1]
-    assert layer(5)(torch.ones(1)).tolist() == [5]
+    assert "self_attn" in line
+    # Where it is switched off, nobody looks.
+    config.additional_config = {"captionlake_fp8_rows": False}
+    fused_layers._tell.cache_clear()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        Odd(3)
+    assert not caplog.records
 
 
-FUSE = """
-import torch
-from torch.nn.functional import linear, silu
-from types import SimpleNamespace
-from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
-from vllm.model_executor.layers.activation import SiluAndMul
-from vllm.model_executor.layers.quantization.utils.quant_utils import kFp8DynamicTokenSym
-from vllm.utils.torch_utils import direct_register_custom_op
-from udfs.engine.fused_layers import _fuse_activation
-from udfs.engine.silu_kernel import empty_like_result, silu_and_quantize
-
-
-def multiply(*, A, B, out_dtype, As, Bs, bias, output_shape):
-    return ((A.float() * As) @ (B * Bs) + bias).to(out_dtype).view(*output_shape)
-
-
-class Linear(torch.nn.Module):
-    def __init__(self, inputs, outputs):
-        super().__init__()
-        self.weight, self.bias = torch.randn(outputs, inputs), torch.randn(outputs)
-        self.tp_size = 1
-        # Only what a card does is done otherwise here.
-        kernel = object.__new__(CutlassFP8ScaledMMLinearKernel)
-        kernel.config = SimpleNamespace(activation_quant_key=kFp8DynamicTokenSym)
-        kernel._get_layer_params = lambda layer: (layer.weight.t(), torch.ones(1), None, None)
-        kernel.apply_scaled_mm = multiply
-        self.quant_method = SimpleNamespace(fp8_linear=kernel)
-
-    def forward(self, x):
-        return linear(x, self.weight, self.bias), None
-
-
-class Layer(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.gate_up_proj, self.down_proj = Linear(32, 96), Linear(48, 32)
-        self.act_fn = SiluAndMul.__new__(SiluAndMul)
-        torch.nn.Module.__init__(self.act_fn)
-
-    def forward(self, x):
-        gate, up = self.gate_up_proj(x)[0].chunk(2, dim=-1)
-        return self.down_proj(silu(gate) * up)[0]
-
-
-torch.manual_seed(0)
-direct_register_custom_op("silu_and_quantize", silu_and_quantize, fake_impl=empty_like_result)
-_fuse_activation(Layer)
-layer, x = Layer(), torch.randn(5, 1, 32)
-assert layer.quantizes_product
-fused, plain = layer(x), Layer.forward.__wrapped__(layer, x)
-assert fused.shape == plain.shape
-compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")(x)
-assert torch.equal(compiled, fused)
-print(((fused - plain).norm() / plain.norm()).item())
-"""
-
-
-def test_a_fused_layer_computes_what_it_did_and_can_be_compiled(tmp_path: Path) -> None:
-    told = run_python(FUSE, tmp_path, TRITON_INTERPRET="1")
-    assert 0 < float(told.splitlines()[-1]) < 0.1
-
-
-def layer_of(activation: type, method: Any, tp_size: int = 1) -> SimpleNamespace:
-    down = SimpleNamespace(quant_method=method, tp_size=tp_size)
-    return SimpleNamespace(act_fn=object.__new__(activation), down_proj=down)
-
-
-def test_only_layers_whose_last_product_takes_scales_for_tokens_quantize_it() -> None:
-    from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
-    from vllm.model_executor.kernels.linear.scaled_mm.marlin import MarlinFP8ScaledMMLinearKernel
-    from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
+def config_of(out_dtype: torch.dtype | None = torch.bfloat16, **changes: Any) -> SimpleNamespace:
     from vllm.model_executor.layers.quantization.utils.quant_utils import (
-        kFp8DynamicTensorSym,
         kFp8DynamicTokenSym,
         kFp8StaticTensorSym,
     )
 
-    def method(key: Any, kernel: type = CutlassFP8ScaledMMLinearKernel) -> SimpleNamespace:
-        multiplies = object.__new__(kernel)
-        multiplies.config = SimpleNamespace(activation_quant_key=key)
-        return SimpleNamespace(fp8_linear=multiplies)
+    known = {
+        "activation_quant_key": kFp8DynamicTokenSym,
+        "weight_quant_key": kFp8StaticTensorSym,
+        "weight_shape": (64, 128),
+        "out_dtype": out_dtype,
+    }
+    return SimpleNamespace(**known | changes)
 
-    per_token = method(kFp8DynamicTokenSym)
-    assert quantizes_product(layer_of(SiluAndMul, per_token))
+
+def test_only_products_with_scales_for_tokens_quantize_rows(config: Any) -> None:
+    from vllm.model_executor.layers.quantization.utils.quant_utils import (
+        kFp8DynamicTensorSym,
+        kFp8StaticTensorSym,
+    )
+
+    kernel: Any = row_product()
+    assert kernel.can_implement(config_of()) == (True, None)
     for other in (
-        layer_of(GeluAndMul, per_token),
-        layer_of(SiluAndMul, per_token, tp_size=2),
-        layer_of(SiluAndMul, method(kFp8DynamicTensorSym)),
-        layer_of(SiluAndMul, method(kFp8StaticTensorSym)),
-        layer_of(SiluAndMul, method(kFp8DynamicTokenSym, MarlinFP8ScaledMMLinearKernel)),
-        layer_of(SiluAndMul, SimpleNamespace()),
+        config_of(activation_quant_key=kFp8DynamicTensorSym),
+        config_of(activation_quant_key=kFp8StaticTensorSym),
+        config_of(weight_shape=(64, 3420)),
+        config_of(None),
     ):
-        assert not quantizes_product(other)
+        can, reason = kernel.can_implement(other)
+        assert not can
+        assert reason
+    config.additional_config = {"captionlake_fp8_rows": False}
+    assert kernel.can_implement(config_of()) == (False, "is switched off")
+
+
+def test_vllm_takes_it_where_it_would_take_cutlass(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.model_executor.kernels import linear
+    from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
+    from vllm.platforms import PlatformEnum, current_platform
+
+    from udfs.engine import fp8_product
+
+    ours: Any = row_product()
+    known = linear._POSSIBLE_FP8_KERNELS[PlatformEnum.CUDA]
+    monkeypatch.setitem(linear._POSSIBLE_FP8_KERNELS, PlatformEnum.CUDA, list(known))
+    monkeypatch.setattr(type(current_platform), "_enum", PlatformEnum.CUDA)
+    fp8_product.offer_row_product.__wrapped__()
+    offered = linear._POSSIBLE_FP8_KERNELS[PlatformEnum.CUDA]
+    assert [kernel for kernel in offered if kernel is not ours] == known
+    assert offered.index(ours) + 1 == offered.index(CutlassFP8ScaledMMLinearKernel)
+    made = object.__new__(ours)
+    assert takes_quantized(SimpleNamespace(quant_method=SimpleNamespace(fp8_linear=made)))
+    theirs = object.__new__(CutlassFP8ScaledMMLinearKernel)
+    assert not takes_quantized(SimpleNamespace(quant_method=SimpleNamespace(fp8_linear=theirs)))
+    assert not takes_quantized(torch.nn.Linear(2, 2))
+
+
+FUSE = """
+import sys
+import torch
+from torch.nn.functional import linear
+from types import SimpleNamespace
+from vllm import _custom_ops
+from vllm.config import LoRAConfig, VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
+from vllm.model_executor.layers.layernorm import RMSNorm
+from udfs.engine.fp8_product import register_operations, row_product
+from udfs.engine.fused_layers import quantize_before_products
+
+
+def multiply(a, b, scale_a, scale_b, out_dtype, bias=None):
+    product = (a.float() * scale_a) @ (b.float() * scale_b)
+    return (product if bias is None else product + bias).to(out_dtype)
+
+
+# Only what a card does is done otherwise here.
+_custom_ops.cutlass_scaled_mm = multiply
+register_operations()
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, inputs, outputs, fp8):
+        super().__init__()
+        self.exact = torch.randn(outputs, inputs) / inputs**0.5
+        self.bias = torch.randn(outputs)
+        kernel = None
+        if fp8:
+            scale = self.exact.abs().max() / 448
+            kernel = object.__new__(row_product())
+            kernel.config = SimpleNamespace(out_dtype=torch.float32)
+            kernel.layer_param_names = "weight", "weight_scale", "input_scale", "input_scale_ub"
+            weight = (self.exact / scale).to(torch.float8_e4m3fn).t()
+            self.weight = torch.nn.Parameter(weight, requires_grad=False)
+            self.weight_scale = torch.nn.Parameter(scale.reshape(1), requires_grad=False)
+            kernel.process_weights_after_loading(self)
+            assert self.weight_scale.shape == (1, outputs)
+        self.quant_method = SimpleNamespace(fp8_linear=kernel)
+
+    def forward(self, x):
+        kernel = self.quant_method.fp8_linear
+        if kernel is None:
+            return linear(x, self.exact, self.bias), None
+        return kernel.apply_weights(self, x, self.bias), None
+
+
+class Attention(torch.nn.Module):
+    def __init__(self, fp8):
+        super().__init__()
+        self.qkv_proj, self.o_proj = Linear(32, 96, fp8), Linear(32, 32, fp8)
+
+    def forward(self, x):
+        q, k, v = self.qkv_proj(x)[0].chunk(3, dim=-1)
+        return self.o_proj(q * torch.sigmoid(k) + v)[0]
+
+
+class MLP(torch.nn.Module):
+    def __init__(self, fp8, activation):
+        super().__init__()
+        self.gate_up_proj, self.down_proj = Linear(32, 96, fp8), Linear(48, 32, fp8)
+        self.act_fn = activation
+
+    def forward(self, x):
+        return self.down_proj(self.act_fn(self.gate_up_proj(x)[0]))[0]
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, fp8, activation):
+        super().__init__()
+        torch.manual_seed(0)
+        self.self_attn, self.mlp = Attention(fp8), MLP(fp8, activation)
+        self.input_layernorm, self.post_attention_layernorm = RMSNorm(32), RMSNorm(32)
+        for norm in (self.input_layernorm, self.post_attention_layernorm):
+            norm.weight.data += torch.randn(32) / 4
+        quantize_before_products(self)
+
+    def forward(self, x, residual=None):
+        if residual is None:
+            residual, x = x, self.input_layernorm(x)
+        else:
+            x, residual = self.input_layernorm(x, residual)
+        x, residual = self.post_attention_layernorm(self.self_attn(x), residual)
+        return self.mlp(x), residual
+
+
+def names(layer):
+    parts = layer.input_layernorm, layer.post_attention_layernorm, layer.mlp.act_fn
+    return [type(part).__name__ for part in parts]
+
+
+config = VllmConfig()
+with set_current_vllm_config(config), torch.inference_mode():
+    shared = SiluAndMul()
+    fused, plain = Layer(True, shared), Layer(False, shared)
+    assert names(fused) == ["QuantizingNorm", "QuantizingNorm", "QuantizingSiluAndMul"]
+    assert names(plain) == ["RMSNorm", "RMSNorm", "SiluAndMul"]
+    assert names(Layer(True, GeluAndMul())) == ["QuantizingNorm", "QuantizingNorm", "GeluAndMul"]
+    for shape in ((5, 32), (5, 1, 32)):
+        x, residual = torch.randn(shape), torch.randn(shape)
+        for given in ((x,), (x, residual)):
+            ours, theirs = fused(*given), plain(*given)
+            compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend="aot_eager")(*given)
+            for one, other, again in zip(ours, theirs, compiled):
+                assert one.shape == other.shape
+                assert torch.equal(one, again)
+                print(((one - other).norm() / other.norm()).item())
+    config.lora_config = object.__new__(LoRAConfig)
+    assert names(Layer(True, shared)) == ["RMSNorm", "RMSNorm", "SiluAndMul"]
+"""
+
+
+def test_a_fused_layer_computes_what_it_did_and_can_be_compiled(tmp_path: Path) -> None:
+    told = run_python(FUSE, tmp_path, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    errors = list(map(float, told.splitlines()[-8:]))
+    assert len(errors) == 8
+    assert all(0 < error < 0.1 for error in errors)
