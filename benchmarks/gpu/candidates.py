@@ -57,6 +57,8 @@ CANDIDATES = {
     "in_flight_256": Candidate(max_in_flight=256),
     # Half the bytes of each window's cache, which each token of an answer reads.
     "cache_fp8": Candidate(arguments={"kv_cache_dtype": "fp8"}),
+    # Blocks of the cache that are as long as what FlashAttention reads at a time.
+    "blocks_of_128": Candidate(arguments={"block_size": 128}),
     "sync_scheduling": Candidate(arguments={"async_scheduling": False}),
     "eager_tower": Candidate(arguments={"compilation_config": {"compile_mm_encoder": False}}),
     "triton_attention": Candidate(arguments={"attention_backend": "TRITON_ATTN"}),
