@@ -279,4 +279,4 @@ def rows_read(context: Any, attention_name: str, num_rows: int) -> torch.Tensor 
 
 
 def _graph_is_recorded(on_device_of: torch.Tensor) -> bool:
-    return on_device_of.is_cuda and torch.cuda.is_current_stream_capturing()
+    return bool(on_device_of.is_cuda and torch.cuda.is_current_stream_capturing())
