@@ -187,7 +187,7 @@ def test_the_operation_leaves_what_it_is_given_as_it_was(starts: tuple[int, ...]
         torch.library.opcheck(
             torch.ops.vllm.finish_last_layer.default,
             (attention_output, residual, NAME),
-            test_utils=("test_schema",),
+            test_utils=("test_schema", "test_faketensor"),
         )
     assert torch.equal(attention_output, before[0])
     assert torch.equal(residual, before[1])
@@ -282,3 +282,24 @@ def test_of_a_model_the_last_layer_is_changed_alone(monkeypatch: pytest.MonkeyPa
         assert [isinstance(layer, ShortenedLayer) for layer in model.layers] == [False, False, changed]
         assert isinstance(model.layers[2].self_attn.o_proj, PassingProduct) is changed
         assert bool(config.compilation_config.static_forward_context) is changed
+
+
+def test_on_a_card_what_the_compiler_does_not_see_launches_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.platforms import current_platform
+
+    def step() -> SimpleNamespace:
+        return SimpleNamespace(forward_cuda=object(), _forward_method=None)
+
+    def product(kernel: Any) -> SimpleNamespace:
+        return SimpleNamespace(quant_method=SimpleNamespace(fp8_linear=kernel))
+
+    kernels = [SimpleNamespace(quant_fp8=step()), SimpleNamespace(quant_fp8=step()), None]
+    projects, gates, down = map(product, kernels)
+    mlp = SimpleNamespace(act_fn=step(), gate_up_proj=gates, down_proj=down)
+    layer = SimpleNamespace(self_attn=SimpleNamespace(o_proj=projects), mlp=mlp)
+    steps = [mlp.act_fn, *(kernel.quant_fp8 for kernel in kernels if kernel)]
+    last_layer._launch_kernels(layer)
+    assert [one._forward_method for one in steps] == [None] * 3
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda self: True)
+    last_layer._launch_kernels(layer)
+    assert [one._forward_method for one in steps] == [one.forward_cuda for one in steps]
