@@ -47,7 +47,8 @@ def fuse_layers(*, of_towers: bool) -> None:
     from vllm.platforms import current_platform
 
     if current_platform.is_cuda():
-        for change in (_multiply_rows, _fuse_language_models, _fuse_towers)[: 2 + of_towers]:
+        changes = [_multiply_rows, _quantize_in_language_models, _shorten_language_models]
+        for change in [*changes, *([_fuse_towers] if of_towers else [])]:
             try:
                 change()
             except (ImportError, AttributeError, ValueError) as error:
@@ -66,12 +67,18 @@ def _multiply_rows() -> None:
 
 
 @functools.cache
-def _fuse_language_models() -> None:
+def _quantize_in_language_models() -> None:
     from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer
     from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
 
     for layer in (Qwen2DecoderLayer, Qwen3DecoderLayer):
-        _after_making(layer, quantize_before_products)
+        after_making(layer, quantize_before_products)
+
+
+def _shorten_language_models() -> None:
+    from udfs.engine.last_layer import shorten_models
+
+    shorten_models()
 
 
 @functools.cache
@@ -80,11 +87,11 @@ def _fuse_towers() -> None:
 
     from udfs.engine.tower_attention import attend_in_one_kernel
 
-    _after_making(Qwen2_5_VisionBlock, _quantize_in_block)
-    _after_making(Qwen2_5_VisionBlock, attend_in_one_kernel, named="window_attention")
+    after_making(Qwen2_5_VisionBlock, _quantize_in_block)
+    after_making(Qwen2_5_VisionBlock, attend_in_one_kernel, named="window_attention")
 
 
-def _after_making(layer: Any, change: Callable[[Any], None], *, named: str = "fp8_rows") -> None:
+def after_making(layer: Any, change: Callable[[Any], None], *, named: str = "fp8_rows") -> None:
     """Has `change` called with every layer of a class that is made from now on, where it is on."""
     make = layer.__init__
 

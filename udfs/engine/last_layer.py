@@ -37,10 +37,10 @@ def shorten_models() -> None:
     """
     from vllm.model_executor.models.qwen2 import Qwen2Model
 
-    from udfs.engine.fused_layers import _after_making
+    from udfs.engine.fused_layers import after_making
 
     register_operation()
-    _after_making(Qwen2Model, shorten_model)
+    after_making(Qwen2Model, shorten_model, named="last_layer")
 
 
 @functools.cache
@@ -203,8 +203,10 @@ class Rest:
 
 
 def _add_and_normalize(norm: Any, x: torch.Tensor, residual: torch.Tensor) -> Pair:
-    """Returns the norm of a sum, and the sum; on a card in one kernel, both in place."""
-    if not x.is_cuda or norm.variance_size_override is not None:
+    """Returns the norm of a sum, and the sum; on a card in one kernel, a plain one in place."""
+    from vllm.model_executor.layers.layernorm import RMSNorm
+
+    if not x.is_cuda or type(norm) is not RMSNorm or norm.variance_size_override is not None:
         x, residual = norm(x, residual)
         return x, residual
     from vllm import _custom_ops
