@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.udfs.engine.programs import run_python
+from tests.udfs.engine.own_process import run_python
 from udfs.engine import fused_layers
 from udfs.engine.fp8_product import row_product, takes_quantized
 

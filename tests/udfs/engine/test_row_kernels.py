@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.udfs.engine.programs import run_python
+from tests.udfs.engine.own_process import run_python
 from udfs.engine.row_kernels import SMALLEST_SCALE, blocks
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max

@@ -1,4 +1,4 @@
-"""Programs that tests run in processes of their own."""
+"""Programs in processes of their own, for tests of kernels."""
 
 import os
 import subprocess
