@@ -47,8 +47,9 @@ def fuse_layers(*, of_towers: bool) -> None:
     from vllm.platforms import current_platform
 
     if current_platform.is_cuda():
-        changes = [_multiply_rows, _quantize_in_language_models, _shorten_language_models]
-        for change in [*changes, *([_fuse_towers] if of_towers else [])]:
+        changes: list[Callable[[], None]] = [_multiply_rows, _quantize_in_language_models]
+        changes += [_shorten_language_models] + ([_fuse_towers] if of_towers else [])
+        for change in changes:
             try:
                 change()
             except (ImportError, AttributeError, ValueError) as error:
