@@ -46,11 +46,9 @@ def attend_rotated(
     if longest.item() <= LONGEST:
         return attend_in_windows(qkv, cos, sin, bounds, heads, scale)
     tokens = len(qkv)
-    q, k, v = qkv.view(tokens, 3, heads, -1).unbind(1)
-    turned = apply_rotary_emb(torch.stack((q, k)), cos, sin, False)
-    context = flash_attn_maxseqlen_wrapper(
-        turned[:1], turned[1:], v[None], 1, False, fa_version, scale, bounds, longest
-    )
+    qk, v = qkv.view(1, tokens, 3 * heads, -1).split((2 * heads, heads), dim=2)
+    q, k = apply_rotary_emb(qk, cos, sin, False).chunk(2, dim=2)
+    context = flash_attn_maxseqlen_wrapper(q, k, v, 1, False, fa_version, scale, bounds, longest)
     return context.reshape(tokens, -1)
 
 
