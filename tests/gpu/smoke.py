@@ -140,7 +140,7 @@ def compare_layers(model: Path) -> None:
 
 
 def mlp_errors(norm: Any, mlp: Any, rows: int) -> tuple[float, float]:
-    """How far the sum of two, its norm and an MLP are from what they are without rounding; ours and vLLM's."""
+    """How far the sum of two, its norm and an MLP are from what is exact: ours and vLLM's."""
     import torch
     from torch.nn.functional import rms_norm, silu
     from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
