@@ -63,19 +63,21 @@ def multiply_rows(
         bias: shape (columns,) of `dtype`.
         dtype: of the result.
     """
-    from vllm import _custom_ops
-    from vllm.platforms import current_platform
-
     # cuBLAS's scales for rows give nothing but this type.
-    if (
-        len(values) >= LEAST_ROWS
-        and dtype is torch.bfloat16
-        and current_platform.is_device_capability(HOPPER)
-    ):
+    if len(values) >= LEAST_ROWS and dtype is torch.bfloat16 and _is_hopper():
         return torch._scaled_mm(
             values, weight, scales, weight_scales, bias=bias, out_dtype=dtype, use_fast_accum=True
         )
+    from vllm import _custom_ops
+
     return _custom_ops.cutlass_scaled_mm(values, weight, scales, weight_scales, dtype, bias)
+
+
+@functools.cache
+def _is_hopper() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_device_capability(HOPPER))
 
 
 def empty_product(

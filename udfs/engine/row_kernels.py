@@ -6,6 +6,8 @@ registers, whatever is done with it before: a norm, or an activation and its pro
 Needs Triton, so nothing imports this but a worker on a card. With `TRITON_INTERPRET=1` it runs on the CPU.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -240,6 +242,7 @@ def _results(like: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor
     )
 
 
+@functools.cache
 def blocks(width: int) -> tuple[int, int, int]:
     """Returns the sizes of a row's two blocks, the second maybe 0, and the warps that share them.
 

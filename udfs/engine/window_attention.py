@@ -8,6 +8,7 @@ own, and has a kernel for long sequences attend: that reads and writes everythin
 Needs Triton, so nothing imports this but a worker on a card. With `TRITON_INTERPRET=1` it runs on the CPU.
 """
 
+import functools
 import math
 
 import torch
@@ -212,6 +213,7 @@ def attend_in_windows(
     return result
 
 
+@functools.cache
 def shape_for(heads: int, half: int) -> dict[str, int]:
     """Returns what the kernel is compiled for: `half` is half the numbers of a head.
 

@@ -224,6 +224,7 @@ with set_current_vllm_config(config), torch.inference_mode():
 """
 
 
+@pytest.mark.models
 def test_a_fused_layer_computes_what_it_did_and_can_be_compiled(tmp_path: Path) -> None:
     told = run_python(FUSE, tmp_path, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     errors = list(map(float, told.splitlines()[-8:]))
