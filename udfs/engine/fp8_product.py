@@ -103,10 +103,12 @@ def row_product() -> type:
     class RowProduct(CutlassFP8ScaledMMLinearKernel):  # type: ignore[misc, unused-ignore]
         @classmethod
         def can_implement(cls, c: Any) -> tuple[bool, str | None]:
+            from vllm import envs
+
             scale = c.activation_quant_key.scale
             if scale.static or not scale.group_shape.is_per_token():
                 return False, "needs a scale for each token, made in each step"
-            if not is_on("fp8_rows"):
+            if not is_on("fp8_rows") or envs.VLLM_BATCH_INVARIANT:
                 return False, "is switched off"
             if c.out_dtype is None or any(side % 16 for side in c.weight_shape):
                 return False, "needs a type of results, and sides of 16 numbers each"
@@ -120,7 +122,9 @@ def row_product() -> type:
             replace_parameter(layer, self.layer_param_names[1], columns.contiguous())
 
         def apply_weights(self, layer: torch.nn.Module, x: Any, bias: torch.Tensor | None = None) -> Any:
-            weight, weight_scales, *_ = self._get_layer_params(layer)
+            weight, weight_scales, _, bound = self._get_layer_params(layer)
+            if bound is not None:
+                return super().apply_weights(layer, x, bias)
             if isinstance(x, Quantized):
                 values, scales = x
                 rows = values.view(-1, values.shape[-1])
@@ -146,7 +150,13 @@ def offer_row_product() -> None:
     kernels.insert(kernels.index(row_product().__bases__[0]), row_product())
 
 
-def takes_quantized(layer: Any) -> bool:
-    """Whether a linear layer of vLLM's takes `Quantized`."""
-    method = getattr(layer, "quant_method", None)
-    return isinstance(getattr(method, "fp8_linear", None), row_product())
+def kernel_of(product: Any) -> Any:
+    """Returns the kernel of a linear layer of vLLM's in FP8, wherever it is kept, or None."""
+    method, scheme = (getattr(product, name, None) for name in ("quant_method", "scheme"))
+    return getattr(method, "fp8_linear", None) or getattr(scheme, "fp8_linear", None)
+
+
+def takes_quantized(product: Any) -> bool:
+    """Whether a linear layer of vLLM's takes `Quantized`: not where a bound of its own is put to numbers."""
+    bound = getattr(product, "input_scale_ub", None)
+    return bound is None and isinstance(kernel_of(product), row_product())

@@ -33,7 +33,8 @@ def is_on(change: str) -> bool:
     """Whether the model that is being made is to have a change."""
     from vllm.config import get_current_vllm_config
 
-    return bool(get_current_vllm_config().additional_config.get(PREFIX + change, True))
+    told = get_current_vllm_config().additional_config
+    return not isinstance(told, dict) or bool(told.get(PREFIX + change, True))
 
 
 def fuse_layers(*, of_towers: bool) -> None:
@@ -52,13 +53,13 @@ def fuse_layers(*, of_towers: bool) -> None:
         for change in changes:
             try:
                 change()
-            except (ImportError, AttributeError, ValueError) as error:
-                _tell(str(error))
+            except Exception as error:
+                _tell(type(error).__name__, str(error))
 
 
 @functools.cache
-def _tell(reason: str) -> None:
-    logger.info("some of vLLM's layers stay as they are: %s", reason)
+def _tell(where: str, reason: str) -> None:
+    logger.warning("some of vLLM's layers stay as they are, and may be slower: %s: %s", where, reason)
 
 
 def _multiply_rows() -> None:
@@ -92,18 +93,29 @@ def _fuse_towers() -> None:
     after_making(Qwen2_5_VisionBlock, attend_in_one_kernel, named="window_attention")
 
 
-def after_making(layer: Any, change: Callable[[Any], None], *, named: str = "fp8_rows") -> None:
-    """Has `change` called with every layer of a class that is made from now on, where it is on."""
+def after_making(
+    layer: Any, change: Callable[[Any], None], *, named: str = "fp8_rows", of_subclasses: bool = False
+) -> None:
+    """Has `change` called with every layer of a class that is made from now on, where it is on.
+
+    What it raises leaves a layer as it is, and the log says so.
+
+    Args:
+        layer: the class.
+        change: what to do with a layer.
+        named: under which name it is switched on and off.
+        of_subclasses: whether layers of its subclasses are meant, too, which may be made further after it.
+    """
     make = layer.__init__
 
     @functools.wraps(make)
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         try:
-            if is_on(named):
+            if is_on(named) and (of_subclasses or type(self) is layer):
                 change(self)
-        except (ImportError, AttributeError) as error:
-            _tell(f"{type(self).__name__}: {error}")
+        except Exception as error:
+            _tell(f"{type(self).__name__}, {type(error).__name__}", str(error))
 
     layer.__init__ = made
 

@@ -7,10 +7,10 @@ own product, the norm behind it and the MLP are not.
 
 Which rows these are changes from step to step, and with it how many. A compiled model knows nothing of that:
 to the compiler, all that is behind the attention is one operation, whose results have a row for each token.
-The rows that nobody reads are left as the memory was.
+The rows that nobody reads are no numbers (NaN).
 
 Rows of other tokens would be read for the log-probabilities of prompts, which our engine never asks for
-(`vllm_compat.Engine.generate`); a request for them to a model of this kind would get nonsense.
+(`vllm_compat.Engine.generate`); a request for them to a model of this kind would get no numbers.
 """
 
 import functools
@@ -22,6 +22,8 @@ from typing import Any
 import torch
 
 logger = logging.getLogger(__name__)
+
+BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -40,7 +42,7 @@ def shorten_models() -> None:
     from udfs.engine.fused_layers import after_making
 
     register_operation()
-    after_making(Qwen2Model, shorten_model, named="last_layer")
+    after_making(Qwen2Model, shorten_model, named="last_layer", of_subclasses=True)
 
 
 @functools.cache
@@ -69,12 +71,16 @@ def shorten_model(model: Any) -> None:
 def reads_last_tokens_alone(config: Any) -> bool:
     """Whether a model with this `VllmConfig` is read at the last tokens of requests alone, on one card.
 
-    Drafts are verified at several tokens and made from all of them, and pooling reads all. Adapters replace
-    layers after the model is made. Prefills that end early take the last layers' inputs apart themselves.
+    Nor may a token's numbers depend on how many others there are, where that is asked for. Drafts are
+    verified at several tokens and made from all of them, and pooling reads all. Adapters replace layers after
+    the model is made. Prefills that end early take the last layers' inputs apart themselves.
     """
+    from vllm import envs
+
     parallel = config.parallel_config
     return (
-        config.model_config.runner_type == "generate"
+        not envs.VLLM_BATCH_INVARIANT
+        and config.model_config.runner_type == "generate"
         and config.speculative_config is None
         and config.lora_config is None
         and not config.cache_config.kv_sharing_fast_prefill
@@ -84,7 +90,10 @@ def reads_last_tokens_alone(config: Any) -> bool:
 
 
 def has_known_parts(layer: Any) -> bool:
-    """Whether a layer is one of those that `shorten_layer` knows, and computes as its class says."""
+    """Whether a layer is one of those that `shorten_layer` knows, and computes as its class says.
+
+    Attention of backends that are not listed does not say where requests begin.
+    """
     from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer
     from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
     from vllm.v1.attention.backend import AttentionType
@@ -93,7 +102,9 @@ def has_known_parts(layer: Any) -> bool:
         return False
     # Weights that are kept outside the card are fetched by a `forward` of the layer's own.
     own = any("forward" in vars(part) for part in (layer, layer.self_attn, layer.self_attn.o_proj))
-    return not own and layer.self_attn.attn.attn_type == AttentionType.DECODER
+    attention = layer.self_attn.attn
+    known = attention.attn_type == AttentionType.DECODER and attention.attn_backend.get_name() in BACKENDS
+    return known and not own
 
 
 def shorten_layer(layer: Any, named: dict[str, Any]) -> None:
@@ -105,21 +116,22 @@ def shorten_layer(layer: Any, named: dict[str, Any]) -> None:
     """
     attention = layer.self_attn
     rest = Rest(attention.o_proj.forward, layer.post_attention_layernorm, layer.mlp)
+    shortened, passing = _mixed(ShortenedLayer, layer), _mixed(PassingProduct, attention.o_proj)
     _launch_kernels(layer)
     layer.attention_name = attention.attn.layer_name
     named[_name_of_rest(layer.attention_name)] = rest
-    _mix_in(PassingProduct, attention.o_proj)
-    _mix_in(ShortenedLayer, layer)
+    # Nothing can fail between these two, one of which alone would be wrong.
+    layer.__class__, attention.o_proj.__class__ = shortened, passing
 
 
 def _name_of_rest(attention_name: str) -> str:
     return f"{attention_name}.rest_of_layer"
 
 
-def _mix_in(mixin: type, made: Any) -> None:
-    """Has something that was made behave as `mixin` says, which its class is left to complete."""
+def _mixed(mixin: type, made: Any) -> type:
+    """Returns a class of which something that was made can become, and that behaves as `mixin` says."""
     kind = type(made)
-    made.__class__ = type(kind.__name__, (mixin, kind), {})
+    return type(kind.__name__, (mixin, kind), {})
 
 
 def _launch_kernels(layer: Any) -> None:
@@ -129,11 +141,15 @@ def _launch_kernels(layer: Any) -> None:
     """
     from vllm.platforms import current_platform
 
+    from udfs.engine.fp8_product import kernel_of
+
     if not current_platform.is_cuda():
         return
+    from vllm._custom_ops import fused_add_rms_norm  # noqa: F401 (so that it is known now that it is there)
+
     products = (layer.self_attn.o_proj, layer.mlp.gate_up_proj, layer.mlp.down_proj)
-    kernels = [getattr(product.quant_method, "fp8_linear", None) for product in products]
-    for step in (layer.mlp.act_fn, *(getattr(kernel, "quant_fp8", None) for kernel in kernels)):
+    quantizers = (getattr(kernel_of(product), "quant_fp8", None) for product in products)
+    for step in (layer.mlp.act_fn, *quantizers):
         if step is not None:
             step._forward_method = step.forward_cuda
 
@@ -228,7 +244,7 @@ def finish_last_layer(
         attention_name: name of the attention in the forward context.
 
     Returns:
-        Hidden states and residual, both (tokens, hidden size); the rows that nobody reads hold anything.
+        Hidden states and residual, both (tokens, hidden size); the rows that nobody reads are NaN.
     """
     from vllm.forward_context import get_forward_context
 
@@ -239,10 +255,10 @@ def finish_last_layer(
         # An operation may not write into what it is given.
         return rest.compute(attention_output, residual.clone())
     computed = rest.compute(attention_output.index_select(0, rows), residual.index_select(0, rows))
-    results = empty_like_results(attention_output, residual, attention_name)
-    for result, few in zip(results, computed, strict=True):
-        result.index_copy_(0, rows, few)
-    return results
+    hidden_states, sums = (
+        few.new_full(residual.shape, float("nan")).index_copy_(0, rows, few) for few in computed
+    )
+    return hidden_states, sums
 
 
 def empty_like_results(
@@ -257,8 +273,8 @@ def rows_read(context: Any, attention_name: str, num_rows: int) -> torch.Tensor 
     """Returns which rows of the last layer are read in a step, or None where all of them are to be computed.
 
     That is so when vLLM tries out how much memory it needs or warms up, without requests; when a graph is
-    recorded or played, in which a choice of rows would stay that of its recording; when a step is computed
-    in parts; when an attention does not say where requests begin; and when there is one row for each request.
+    recorded or played, in which a choice of rows would stay that of its recording; when an attention does not
+    say where requests begin; and when there is one row for each request.
 
     Args:
         context: vLLM's `ForwardContext`.

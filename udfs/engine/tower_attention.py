@@ -2,7 +2,7 @@
 
 vLLM copies together what is rotated, rotates it in a kernel of its own, and has FlashAttention take windows
 of 64 patches for long sequences. `window_attention` does all of it in one kernel that reads everything once.
-Layers that attend to whole frames do what vLLM does.
+Layers that attend to whole frames, if these are larger, do what vLLM does.
 """
 
 import functools
@@ -38,40 +38,45 @@ def attend_rotated(
     Returns:
         Shape (tokens, width).
     """
-    from vllm.v1.attention.ops.vit_attn_wrappers import flash_attn_maxseqlen_wrapper
-    from vllm.vllm_flash_attn.layers.rotary import apply_rotary_emb
-
     from udfs.engine.window_attention import LONGEST, attend_in_windows
 
     if longest.item() <= LONGEST:
         return attend_in_windows(qkv, cos, sin, bounds, heads, scale)
+    rotate, attend = _kernels_of_vllm()
     tokens = len(qkv)
     qk, v = qkv.view(1, tokens, 3 * heads, -1).split((2 * heads, heads), dim=2)
-    q, k = apply_rotary_emb(qk, cos, sin, False).chunk(2, dim=2)
-    context = flash_attn_maxseqlen_wrapper(q, k, v, 1, False, fa_version, scale, bounds, longest)
-    return context.reshape(tokens, -1)
+    q, k = rotate(qk, cos, sin, False).chunk(2, dim=2)
+    return attend(q, k, v, 1, False, fa_version, scale, bounds, longest).reshape(tokens, -1)
 
 
-def empty_context(
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: torch.Tensor,
-    heads: int,
-    scale: float,
-    fa_version: int | None,
-) -> torch.Tensor:
+def _kernels_of_vllm() -> tuple[Any, Any]:
+    from vllm.v1.attention.ops.vit_attn_wrappers import flash_attn_maxseqlen_wrapper
+    from vllm.vllm_flash_attn.layers.rotary import apply_rotary_emb
+
+    return apply_rotary_emb, flash_attn_maxseqlen_wrapper
+
+
+def empty_result(qkv: torch.Tensor, *_: Any) -> torch.Tensor:
     """Returns a tensor of the result's shape and type, with nothing in it."""
-    return qkv.new_empty((qkv.shape[0], qkv.shape[1] // 3))
+    from udfs.engine.window_attention import empty_context
+
+    return empty_context(qkv)
 
 
 def attend_in_one_kernel(block: Any) -> None:
     """Has a block of the tower do so, where it would use FlashAttention with numbers of 16 bits."""
     attention = block.attn
-    dtype = torch.get_default_dtype()
-    if attention.attn.attn_backend.name == FLASH_ATTENTION and dtype in (torch.bfloat16, torch.float16):
+    flash = attention.attn.attn_backend.name == FLASH_ATTENTION
+    if flash and torch.get_default_dtype() in (torch.bfloat16, torch.float16):
+        # What is asked for in each step is asked for now, when it may be missing.
+        _kernels_of_vllm()
+        _settings_of(attention)
         attention.__class__ = _rotating_attention()
+
+
+def _settings_of(attention: Any) -> tuple[int, float, int | None]:
+    """Returns its number of heads, what products are multiplied by, and the version of FlashAttention."""
+    return attention.num_attention_heads_per_partition, attention.attn.scale, attention.attn._fa_version
 
 
 @functools.cache
@@ -79,7 +84,7 @@ def _rotating_attention() -> type:
     from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionAttention
     from vllm.utils.torch_utils import direct_register_custom_op
 
-    direct_register_custom_op("attend_rotated", attend_rotated, fake_impl=empty_context)
+    direct_register_custom_op("attend_rotated", attend_rotated, fake_impl=empty_result)
 
     class RotatingAttention(Qwen2_5_VisionAttention):  # type: ignore[misc, unused-ignore]
         def forward(
@@ -98,9 +103,7 @@ def _rotating_attention() -> type:
                 rotary_pos_emb_sin,
                 cu_seqlens,
                 max_seqlen,
-                self.num_attention_heads_per_partition,
-                self.attn.scale,
-                self.attn._fa_version,
+                *_settings_of(self),
             )
             output, _ = self.proj(context.view(*qkv.shape[:-1], -1))
             return output

@@ -194,7 +194,7 @@ def attend_in_windows(
     assert qkv.is_contiguous() and qkv.shape[1] % (6 * heads) == 0
     half = qkv.shape[1] // (6 * heads)
     assert cos.shape == sin.shape == (qkv.shape[0], half) and bounds.is_contiguous()
-    result = empty_like_result(qkv, cos, sin, bounds, heads, scale)
+    result = empty_context(qkv)
     windows = bounds.shape[0] - 1
     if windows > 0 and qkv.shape[0]:
         shape = shape_for(heads, half)
@@ -249,8 +249,6 @@ def blocks(width: int) -> tuple[int, int]:
     return (begin, rest) if begin + rest < whole else (whole, 0)
 
 
-def empty_like_result(
-    qkv: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, bounds: torch.Tensor, heads: int, scale: float
-) -> torch.Tensor:
+def empty_context(qkv: torch.Tensor) -> torch.Tensor:
     """Returns a tensor of the result's shape and type, with nothing in it."""
     return qkv.new_empty((qkv.shape[0], qkv.shape[1] // 3))

@@ -56,7 +56,8 @@ class Attention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attn = SimpleNamespace(layer_name=NAME)
+        backend = SimpleNamespace(get_name=lambda: "FLASH_ATTN")
+        self.attn = SimpleNamespace(layer_name=NAME, attn_backend=backend)
         self.qkv_proj, self.o_proj = Product(HIDDEN, HEADS), Product(HEADS, HIDDEN)
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -131,6 +132,7 @@ def test_rows_that_are_read_are_what_they_were_and_no_others_are_computed(first:
     for result, whole in zip(results, expected, strict=True):
         assert (result.shape, result.dtype) == (whole.shape, whole.dtype)
         torch.testing.assert_close(result[[3, 4, 8]], whole[[3, 4, 8]])
+        assert result.isnan().all(dim=1).sum() == 8
     assert layer.self_attn.qkv_proj.seen == [11]
     assert layer.self_attn.o_proj.seen == layer.product.seen == [3]
 
@@ -232,8 +234,13 @@ def config_of(**changes: Any) -> SimpleNamespace:
     return config
 
 
-def test_only_models_that_are_read_at_last_tokens_alone_leave_rows_out() -> None:
+def test_only_models_that_are_read_at_last_tokens_alone_leave_rows_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert reads_last_tokens_alone(config_of())
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    assert not reads_last_tokens_alone(config_of())
+    monkeypatch.delenv("VLLM_BATCH_INVARIANT")
     for changes in (
         {"model_config__runner_type": "pooling"},
         {"model_config__runner_type": "draft"},
@@ -270,6 +277,9 @@ def test_only_layers_whose_parts_are_known_are_changed() -> None:
     fetched = known_layer(Qwen2DecoderLayer)
     fetched.forward = lambda *inputs: None
     assert not has_known_parts(fetched)
+    without_starts = known_layer(Qwen2DecoderLayer)
+    without_starts.self_attn.attn.attn_backend.get_name = lambda: "FLASHINFER"
+    assert not has_known_parts(without_starts)
 
 
 def test_of_a_model_the_last_layer_is_changed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
