@@ -28,8 +28,9 @@ memory past the registers; with three, the next head's is on its way while one i
 WARPS = 4
 """That share what a program does: Hopper's instructions for products take no fewer."""
 
-REGISTERS: int | None = 168
-"""Of a thread at most, so that three programs of four warps fit on one of Hopper's multiprocessors."""
+HOPPER = 9
+REGISTERS = 168
+"""Of a thread at most on Hopper, so that three programs of four warps fit on one of its multiprocessors."""
 
 LOG2_E = 1 / math.log(2)
 """So that powers of two, which a card computes itself, are those of e."""
@@ -208,9 +209,20 @@ def attend_in_windows(
             scale * LOG2_E,
             **shape,
             num_warps=WARPS,
-            maxnreg=REGISTERS,
+            maxnreg=most_registers(),
         )
     return result
+
+
+@functools.cache
+def most_registers() -> int | None:
+    """Returns how many registers a thread may have, None for as many as it likes.
+
+    That is Hopper's: other cards' instructions for products have operands in registers, too, and threads
+    with few of these would keep hundreds of bytes in memory.
+    """
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == HOPPER
+    return REGISTERS if hopper else None
 
 
 @functools.cache
