@@ -5,11 +5,11 @@ about 6,700: the sizes of CUDA graphs follow from that.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from conf.engine import EngineSettings
-from udfs.engine.fused_layers import CHANGES, PREFIX
+from udfs.engine.fused_layers import CHANGES, switches
 from udfs.engine.tower_width import wider_tower
 
 
@@ -43,8 +43,8 @@ class Candidate:
         )
 
 
-def _layers_off(*changes: str) -> Candidate:
-    return Candidate(arguments={"additional_config": {PREFIX + change: False for change in changes}})
+def _layers_off(*changes: str, needs_fp8: bool = False) -> Candidate:
+    return Candidate(arguments={"additional_config": switches(*changes, on=False)}, needs_fp8=needs_fp8)
 
 
 CANDIDATES = {
@@ -79,7 +79,7 @@ CANDIDATES = {
     "vllm_layers": _layers_off(*CHANGES),
     "vllm_windows": _layers_off("window_attention"),
     "vllm_last_layer": _layers_off("last_layer"),
-    "vllm_fp8": replace(_layers_off("fp8_rows"), needs_fp8=True),
+    "vllm_fp8": _layers_off("fp8_rows", needs_fp8=True),
     "tower_16_bits": Candidate(
         arguments={
             "quantization": "fp8_per_tensor",

@@ -37,7 +37,7 @@ def register_operations() -> None:
 
     for operation, results in (
         (kernels.quantize_rows, kernels.row_results),
-        (kernels.norm_and_quantize, kernels.norm_results),
+        (kernels.norm_and_quantize, kernels.row_results),
         (kernels.add_norm_and_quantize, kernels.add_norm_results),
         (kernels.silu_and_quantize, kernels.silu_results),
         (multiply_rows, empty_product),

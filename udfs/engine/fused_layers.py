@@ -26,7 +26,12 @@ CHANGES = ("fp8_rows", "window_attention", "last_layer")
 
 def additional_config() -> dict[str, Any]:
     """Returns what vLLM is told of the layers: all of it stands in the name of a compiled model."""
-    return {f"{PREFIX}layers": VERSION} | dict.fromkeys((PREFIX + change for change in CHANGES), True)
+    return {f"{PREFIX}layers": VERSION} | switches(*CHANGES, on=True)
+
+
+def switches(*changes: str, on: bool) -> dict[str, bool]:
+    """Returns what switches changes on or off, for vLLM's `additional_config`."""
+    return {PREFIX + change: on for change in changes}
 
 
 def is_on(change: str) -> bool:
@@ -74,7 +79,7 @@ def _quantize_in_language_models() -> None:
     from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
 
     for layer in (Qwen2DecoderLayer, Qwen3DecoderLayer):
-        after_making(layer, quantize_before_products)
+        after_making(layer, quantize_before_products, named="fp8_rows")
 
 
 def _shorten_language_models() -> None:
@@ -89,12 +94,12 @@ def _fuse_towers() -> None:
 
     from udfs.engine.tower_attention import attend_in_one_kernel
 
-    after_making(Qwen2_5_VisionBlock, _quantize_in_block)
+    after_making(Qwen2_5_VisionBlock, _quantize_in_block, named="fp8_rows")
     after_making(Qwen2_5_VisionBlock, attend_in_one_kernel, named="window_attention")
 
 
 def after_making(
-    layer: Any, change: Callable[[Any], None], *, named: str = "fp8_rows", of_subclasses: bool = False
+    layer: Any, change: Callable[[Any], None], *, named: str, of_subclasses: bool = False
 ) -> None:
     """Has `change` called with every layer of a class that is made from now on, where it is on.
 

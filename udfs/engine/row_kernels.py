@@ -7,6 +7,7 @@ Needs Triton, so nothing imports this but a worker on a card. With `TRITON_INTER
 """
 
 import functools
+from typing import Any
 
 import torch
 import triton
@@ -149,7 +150,7 @@ def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return values, scales
 
 
-def row_results(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def row_results(rows: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns tensors of the result's shapes and types, with nothing in them."""
     return _results(rows, rows.shape[1])
 
@@ -172,13 +173,6 @@ def norm_and_quantize(
     return values, scales
 
 
-def norm_results(
-    rows: torch.Tensor, weight: torch.Tensor, epsilon: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns tensors of the result's shapes and types, with nothing in them."""
-    return row_results(rows)
-
-
 def add_norm_and_quantize(
     rows: torch.Tensor, others: torch.Tensor, weight: torch.Tensor, epsilon: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -193,14 +187,12 @@ def add_norm_and_quantize(
     Returns:
         Shape (rows, width) of `float8_e4m3fn`, (rows, 1) of `float32`, and the sums in the type of `rows`.
     """
-    values, scales, sums = add_norm_results(rows, others, weight, epsilon)
+    values, scales, sums = add_norm_results(rows)
     _run_norm(rows, others, weight, sums, values, scales, epsilon)
     return values, scales, sums
 
 
-def add_norm_results(
-    rows: torch.Tensor, others: torch.Tensor, weight: torch.Tensor, epsilon: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def add_norm_results(rows: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Returns tensors of the result's shapes and types, with nothing in them."""
     return *row_results(rows), torch.empty_like(rows, memory_format=torch.contiguous_format)
 

@@ -35,15 +35,19 @@ REGISTERS = 168
 LOG2_E = 1 / math.log(2)
 """So that powers of two, which a card computes itself, are those of e."""
 
+# Nothing is annotated but with what Triton's compiler knows, which reads annotations.
+# ruff: noqa: ANN001, ANN202
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _attend_in_windows(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    qkv,  # noqa: ANN001 (Triton's compiler reads annotations, and knows none but its own)
-    cos,  # noqa: ANN001
-    sin,  # noqa: ANN001
-    bounds,  # noqa: ANN001
-    result,  # noqa: ANN001
-    factor,  # noqa: ANN001
+
+@triton.jit
+def _attend_in_windows(
+    qkv,
+    cos,
+    sin,
+    bounds,
+    result,
+    factor,
     heads: tl.constexpr,
     half: tl.constexpr,
     block: tl.constexpr,
@@ -110,15 +114,7 @@ def _attend_in_windows(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _compare(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    q_left,  # noqa: ANN001
-    q_right,  # noqa: ANN001
-    k_left,  # noqa: ANN001
-    k_right,  # noqa: ANN001
-    cosines,  # noqa: ANN001
-    sines,  # noqa: ANN001
-    scores,  # noqa: ANN001
-):
+def _compare(q_left, q_right, k_left, k_right, cosines, sines, scores):
     # Adds what the same columns of both halves make of the scores.
     q = _rotate(q_left, q_right, cosines, sines)
     k = _rotate(k_left, k_right, cosines, sines)
@@ -126,12 +122,7 @@ def _compare(  # type: ignore[no-untyped-def]  # noqa: ANN202
 
 
 @triton.jit
-def _rotate(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    left,  # noqa: ANN001
-    right,  # noqa: ANN001
-    cosines,  # noqa: ANN001
-    sines,  # noqa: ANN001
-):
+def _rotate(left, right, cosines, sines):
     x = left.to(tl.float32)
     y = right.to(tl.float32)
     c = cosines.to(tl.float32)
@@ -140,10 +131,10 @@ def _rotate(  # type: ignore[no-untyped-def]  # noqa: ANN202
     return tl.interleave((x * c - y * s).to(left.dtype), (y * c + x * s).to(left.dtype))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _load(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    source,  # noqa: ANN001
-    length,  # noqa: ANN001
+@triton.jit
+def _load(
+    source,
+    length,
     stride: tl.constexpr,
     width: tl.constexpr,
     first: tl.constexpr,
@@ -156,11 +147,11 @@ def _load(  # type: ignore[no-untyped-def]  # noqa: ANN202
     return tl.load(source + rows * stride + columns, mask=(rows < length) & (columns < width), other=0.0)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
-def _store(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    target,  # noqa: ANN001
-    numbers,  # noqa: ANN001
-    length,  # noqa: ANN001
+@triton.jit
+def _store(
+    target,
+    numbers,
+    length,
     stride: tl.constexpr,
     width: tl.constexpr,
     first: tl.constexpr,

@@ -1,15 +1,13 @@
 """A model answers in a process of its own, its last layer shortened or not, and tells what that layer saw."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.checkout import ROOT
+from tests.udfs.engine.own_process import run_python
 
 PROGRAM = "from tests.udfs.engine.shortened_answers import main; main()"
 MARK = "ANSWERED "
@@ -19,32 +17,22 @@ NUM_PROMPTS = 12
 NUM_TOKENS = 24
 
 
-class Answering:
-    """A process that answers `NUM_PROMPTS` prompts of many lengths.
+def answers_of(model: Path, folder: Path, *ways: str) -> list[dict[str, Any]]:
+    """Has a process answer `NUM_PROMPTS` prompts of many lengths.
 
     Args:
         model: folder of the checkpoint.
+        folder: for what the process keeps.
         ways: "plain" leaves the model as vLLM makes it; "shortened" and "whole" shorten its last layer, and
             the latter has all rows computed nevertheless. The model is loaded once for all of them.
+
+    Returns:
+        For each way, `answers` of token ids, and `steps` of how many rows layer and MLP saw.
     """
-
-    def __init__(self, model: Path, *ways: str) -> None:
-        environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "PYTHONPATH": str(ROOT)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(model), *ways],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def results(self) -> list[dict[str, Any]]:
-        """Returns, for each way, `answers` of token ids, and `steps` of how many rows layer and MLP saw."""
-        told, _ = self._process.communicate(timeout=500)
-        lines = [line for line in told.splitlines() if line.startswith(MARK)]
-        assert len(lines) == 1, told[-5000:]
-        found: list[dict[str, Any]] = json.loads(lines[0].removeprefix(MARK))
-        return found
+    told = run_python(PROGRAM, folder, str(model), *ways, VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    (line,) = (line for line in told.splitlines() if line.startswith(MARK))
+    found: list[dict[str, Any]] = json.loads(line.removeprefix(MARK))
+    return found
 
 
 def main() -> None:
@@ -114,10 +102,9 @@ def prompts_of(model: Path) -> list[dict[str, Any]]:
         if "vl" in model_type:
             num_frames = 4 + number % 5
             metadata, switches = video_inputs(model_type, 0.5 * np.arange(num_frames))
-            frames = colour_frames(number, num_frames, 128, 192) if model_type == "qwen3_vl" else None
-            frames = colour_frames(number, num_frames) if frames is None else frames
-            placeholder = BARE_VIDEO_PLACEHOLDER if model_type == "qwen3_vl" else VIDEO_PLACEHOLDER
-            asked = placeholder + asked
+            qwen3 = model_type == "qwen3_vl"
+            frames = colour_frames(number, num_frames, *((128, 192) if qwen3 else ()))
+            asked = (BARE_VIDEO_PLACEHOLDER if qwen3 else VIDEO_PLACEHOLDER) + asked
             prompts.append(
                 {
                     "multi_modal_data": {"video": [(frames, metadata)]},

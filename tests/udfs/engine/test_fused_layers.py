@@ -37,7 +37,7 @@ def test_a_layer_that_cannot_be_told_apart_computes_as_ever(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x * self.sides
 
-    fused_layers.after_making(Odd, fused_layers.quantize_before_products)
+    fused_layers.after_making(Odd, fused_layers.quantize_before_products, named="fp8_rows")
     with caplog.at_level("INFO"):
         odd = Odd(3)
     assert odd(torch.ones(2)).tolist() == [3, 3]
