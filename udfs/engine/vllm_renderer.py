@@ -105,7 +105,7 @@ class Renderer:
     def probe_bytes(self) -> str | None:
         """Finds out what of the processor's work the model can do in its stead.
 
-        One small window goes through the processor both ways.
+        One small window, whose last frame is alone, goes through the processor both ways.
 
         Returns:
             Why the model cannot rescale and normalize; None where it can.
@@ -117,7 +117,7 @@ class Renderer:
         if processor is None or channels != (3, 3):
             return "its processor has no mean and deviation for three channels"
         depth, side, merge = processor.temporal_patch_size, processor.patch_size, processor.merge_size
-        shape = (2 * depth, 2 * merge * side, 3 * merge * side, 3)
+        shape = (2 * depth - 1, 2 * merge * side, 3 * merge * side, 3)
         frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         switches = {"do_resize": False, "do_sample_frames": False, "return_tensors": "pt"}
         floats = processor(videos=[frames], **switches)["pixel_values_videos"]
@@ -158,7 +158,7 @@ class Renderer:
             as_bytes=as_bytes,
             cache_key=cache_key,
         )
-        if self._layout is None or not as_bytes or not self._fits(request.frames.shape, *self._layout):
+        if self._layout is None or not as_bytes or not self._fits(request.frames.shape, *self._layout[1:]):
             return await self._render(prompt)
         before, _, after = text.partition(BARE_VIDEO_PLACEHOLDER)
         ((_, metadata),) = prompt["multi_modal_data"]["video"]
@@ -203,9 +203,9 @@ class Renderer:
         return await self._render({"prompt": text})
 
     @staticmethod
-    def _fits(shape: tuple[int, ...], depth: int, side: int, merge: int) -> bool:
+    def _fits(shape: tuple[int, ...], side: int, merge: int) -> bool:
         """Whether frames of this shape are cut into whole groups of patches."""
-        return not (shape[0] % depth or shape[1] % (side * merge) or shape[2] % (side * merge))
+        return not (shape[1] % (side * merge) or shape[2] % (side * merge))
 
     def _token_ids(self, text: str) -> list[int]:
         return list(self._renderer.get_tokenizer().encode(text, add_special_tokens=False))

@@ -183,10 +183,10 @@ def _as_floats(
 
 
 def patches(frames: Any, grid: Sequence[int], layout: Sequence[int]) -> Any:
-    """Cuts frames into patches as the models' processors do.
+    """Cuts frames into patches as the models' processors do; what the last ones lack is the last frame again.
 
     Args:
-        frames: `uint8` tensor of any shape with the values of frames (n, height, width, channels).
+        frames: `uint8` tensor of any shape with the values of frames (n, height, width, 3).
         grid: patches in time, height and width.
         layout: frames of a patch, its side in pixels, and the side of a group of patches that become one
             token.
@@ -194,8 +194,13 @@ def patches(frames: Any, grid: Sequence[int], layout: Sequence[int]) -> Any:
     Returns:
         Shape (patches, values); a copy.
     """
+    import torch
+
     times, rows, columns = grid
     depth, side, merge = layout
+    frames = frames.reshape(-1, rows * side, columns * side, 3)
+    if missing := times * depth - len(frames):
+        frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
     split = frames.reshape(times, depth, rows // merge, merge, side, columns // merge, merge, side, -1)
     grouped = split.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
     return grouped.reshape(times * rows * columns, -1)

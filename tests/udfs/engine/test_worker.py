@@ -60,7 +60,13 @@ def test_a_model_is_given_for_frames_what_the_processor_makes_of_them(name: str)
     processor = getattr(transformers, name)()
     depth, side, merge = layout = processor.temporal_patch_size, processor.patch_size, processor.merge_size
     rng = np.random.default_rng(1)
-    shapes = [(2 * depth, 2 * side * merge, 3 * side * merge, 3), (depth, 5 * side * merge, side * merge, 3)]
+    unit = side * merge
+    shapes = [
+        (2 * depth, 2 * unit, 3 * unit, 3),
+        (depth, 5 * unit, unit, 3),
+        (depth + 1, unit, 2 * unit, 3),
+        (1, unit, unit, 3),
+    ]
     videos = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
     expected = processor(videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt")
     model = Model()
@@ -68,7 +74,7 @@ def test_a_model_is_given_for_frames_what_the_processor_makes_of_them(name: str)
     given = model._parse_and_validate_video_input(
         pixel_values_videos=[torch.from_numpy(video) for video in videos],
         video_grid_thw=expected["video_grid_thw"],
-        **{FRAMES_MARK: torch.tensor([layout, layout])},
+        **{FRAMES_MARK: torch.tensor([layout] * len(videos))},
     )
     assert set(given) == {"pixel_values_videos", "video_grid_thw"}
     assert torch.equal(given["pixel_values_videos"], expected["pixel_values_videos"])
