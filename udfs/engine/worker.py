@@ -4,8 +4,7 @@ import math
 import os
 import select
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +15,6 @@ from udfs.engine.runtime import Holder, kill_group
 
 FRAMES_MARK = "pixels_are_frames"
 """Field of a video whose pixels are frames; its value is the `layout` of their patches."""
-REMEMBERED_BYTES = 256 * 2**20
 
 
 class WorkerExtension:
@@ -70,12 +68,13 @@ class WorkerExtension:
     def remember_grids(self) -> bool:
         """Has the vision tower keep what it works out from the grids of videos, for later ones of the same.
 
-        These are positions and the order of patches: nothing of them depends on pixels. Working them out
-        copies from pages that the card cannot read by itself, which waits for all that it has been given.
+        See `udfs.engine.tower_grids`.
 
         Returns:
             Whether the model has a tower that works them out apart.
         """
+        from udfs.engine.tower_grids import Remembering
+
         tower: Any = getattr(self.model_runner.get_model(), "visual", None)
         prepare = getattr(tower, "prepare_encoder_metadata", None)
         if prepare is None:
@@ -131,34 +130,6 @@ class WorkerExtension:
 
         model._parse_and_validate_video_input = parse_bytes
         return True
-
-
-class Remembering:
-    """Calls a function of grids once for the same ones, as long as its tensors fit into a share of memory."""
-
-    def __init__(self, prepare: Callable[..., dict[str, Any]], *, most_bytes: int = REMEMBERED_BYTES) -> None:
-        self._prepare = prepare
-        self._most_bytes = self._left = most_bytes
-        self._known: OrderedDict[tuple[tuple[int, ...], ...], tuple[dict[str, Any], int]] = OrderedDict()
-
-    def __call__(self, grids: Any, **more: Any) -> dict[str, Any]:
-        """Returns what the function does; it is called every time where more is said than grids."""
-        if more or not isinstance(grids, list):
-            return self._prepare(grids, **more)
-        key = tuple(tuple(map(int, grid)) for grid in grids)
-        if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key][0]
-        found = self._prepare(grids)
-        size = sum(getattr(value, "nbytes", 0) for value in found.values())
-        if size > self._most_bytes:
-            return found
-        self._known[key] = found, size
-        self._left -= size
-        while self._left < 0:
-            _, (_, size) = self._known.popitem(last=False)
-            self._left += size
-        return found
 
 
 def _as_floats(

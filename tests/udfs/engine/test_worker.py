@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 
 from tests.engine_fixtures import CHECKPOINTS
 from udfs.engine.vllm_compat import Engine
-from udfs.engine.worker import FRAMES_MARK, Remembering, WorkerExtension, normalized
+from udfs.engine.worker import FRAMES_MARK, WorkerExtension, normalized
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
@@ -91,48 +91,6 @@ def test_a_model_is_given_floats_and_other_tensors_as_they_are() -> None:
 def test_a_model_of_another_kind_says_so() -> None:
     assert extension_of(object()).take_bytes(MEAN, STD) is False
     assert extension_of(object()).remember_grids() is False
-
-
-class Tower:
-    """Works out as many numbers as a video has patches, as vLLM's towers do, and counts how often."""
-
-    def __init__(self) -> None:
-        self.asked: list[Any] = []
-
-    def prepare_encoder_metadata(self, grids: Any, **more: Any) -> dict[str, Any]:
-        self.asked.append(grids)
-        patches = sum(t * h * w for t, h, w in grids)
-        return {"window_index": torch.arange(patches), "sequence_lengths": None, **more}
-
-
-def test_a_tower_works_out_once_what_depends_on_nothing_but_grids() -> None:
-    tower = Tower()
-    assert extension_of(SimpleNamespace(visual=tower)).remember_grids()
-    first = tower.prepare_encoder_metadata([[2, 4, 4], [1, 4, 4]])
-    assert first["window_index"].tolist() == list(range(48)) and first["sequence_lengths"] is None
-    tower.prepare_encoder_metadata([[1, 4, 4], [2, 4, 4]])
-    again = tower.prepare_encoder_metadata([[2, 4, 4], [1, 4, 4]])
-    assert again is first and tower.asked == [[[2, 4, 4], [1, 4, 4]], [[1, 4, 4], [2, 4, 4]]]
-    assert tower.prepare_encoder_metadata([[2, 4, 4]], device="cpu")["device"] == "cpu"
-    assert len(tower.asked) == 3
-
-
-def test_what_a_tower_keeps_is_bounded() -> None:
-    tower = Tower()
-    kept = Remembering(tower.prepare_encoder_metadata, most_bytes=8 * 32)
-
-    def worked_out(grids: list[list[int]]) -> bool:
-        before = len(tower.asked)
-        assert len(kept(grids)["window_index"]) == sum(t * h * w for t, h, w in grids)
-        return len(tower.asked) > before
-
-    small, other, large = [[1, 2, 4]], [[1, 4, 4]], [[4, 4, 4]]
-    assert worked_out(small) and worked_out(other) and not worked_out(small)
-    assert worked_out([[1, 4, 3]]), "the third does not fit beside the others"
-    assert not worked_out(small), "the one that was asked for longest ago went"
-    assert worked_out(other)
-    assert worked_out(large) and worked_out(large), "what does not fit at all is not kept"
-    assert not worked_out(other), "nor does anything go for it"
 
 
 def test_a_tower_in_cuda_graphs_is_not_left_to_prepare_pixels() -> None:
