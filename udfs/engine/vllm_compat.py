@@ -263,7 +263,7 @@ class Engine:
 
     Attributes:
         renderer: what makes prompts for it.
-        remembers_grids: whether its vision tower works out once what depends on the grids of videos alone.
+        remembers_grids: whether its vision tower keeps what depends on the size of a video alone.
     """
 
     remembers_grids = False
@@ -310,10 +310,10 @@ class Engine:
         )
 
     async def remember_grids(self) -> None:
-        """Has the vision tower work out once what depends on nothing but the grids of videos."""
+        """Has the vision tower work out once what depends on nothing but the size of a video."""
         self.remembers_grids = await self.call_worker("remember_grids")
         if not self.remembers_grids:
-            logger.info("vLLM's %s works out the positions of every video", self.renderer.model_type)
+            logger.info("vLLM's %s keeps no positions for each size of video", self.renderer.model_type)
 
     async def hand_bytes_over(self) -> None:
         """Has the model rescale and normalize pixels, so that they travel to it as `uint8`.

@@ -71,7 +71,7 @@ class WorkerExtension:
         See `udfs.engine.tower_grids`.
 
         Returns:
-            Whether the model has a tower that works them out apart.
+            Whether it keeps them for each size, whatever videos come together.
         """
         from udfs.engine.tower_grids import Remembering
 
@@ -79,8 +79,8 @@ class WorkerExtension:
         prepare = getattr(tower, "prepare_encoder_metadata", None)
         if prepare is None:
             return False
-        tower.prepare_encoder_metadata = Remembering(prepare)
-        return True
+        tower.prepare_encoder_metadata = kept = Remembering(prepare)
+        return kept.joins
 
     def take_bytes(self, mean: list[float], std: list[float]) -> bool:
         """Makes the model take `uint8` pixels and rescale and normalize them itself, where its weights are.
@@ -154,7 +154,7 @@ def _as_floats(
 
 
 def patches(frames: Any, grid: Sequence[int], layout: Sequence[int]) -> Any:
-    """Cuts frames into patches as the models' processors do; what the last ones lack is the last frame again.
+    """Cuts frames into patches as the models' processors do; an incomplete last pair repeats the last frame.
 
     Args:
         frames: `uint8` tensor of any shape with the values of frames (n, height, width, 3).

@@ -43,7 +43,7 @@ class BackwardTower(Tower):
 def test_a_tower_works_out_once_what_depends_on_nothing_but_a_grid() -> None:
     tower, extension = Tower(), WorkerExtension()
     extension.model_runner = SimpleNamespace(get_model=lambda: SimpleNamespace(visual=tower))
-    assert extension.remember_grids()
+    assert extension.remember_grids() is True
     tower.asked.clear()
     first = tower.prepare_encoder_metadata([[2, 4, 4], [1, 4, 4]])
     assert first["window_index"].tolist() == list(range(48)) and first["sequence_lengths"] is None
@@ -59,12 +59,14 @@ def test_a_tower_works_out_once_what_depends_on_nothing_but_a_grid() -> None:
 def test_what_cannot_be_joined_is_kept_for_each_list_of_grids(
     tower: Tower, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = Remembering(tower.prepare_encoder_metadata)
-    assert not kept.joins and reason in caplog.text
+    extension = WorkerExtension()
+    extension.model_runner = SimpleNamespace(get_model=lambda: SimpleNamespace(visual=tower))
+    assert extension.remember_grids() is False and reason in caplog.text
+    kept: Any = tower.prepare_encoder_metadata
     tower.asked.clear()
     first = kept([[2, 4, 4], [1, 4, 4]])
     assert kept([[2, 4, 4], [1, 4, 4]]) is first and tower.asked == [[[2, 4, 4], [1, 4, 4]]]
-    assert are_equal(first, tower.prepare_encoder_metadata([[2, 4, 4], [1, 4, 4]]))
+    assert first["window_index"].sum() == sum(range(48))
 
 
 def test_what_a_tower_keeps_is_bounded() -> None:
@@ -93,13 +95,13 @@ def test_what_is_joined_has_its_places_and_types() -> None:
             "cu_seqlens": torch.tensor([0, patches // 2, patches], dtype=torch.int32),
             "max_seqlen": torch.tensor(patches // 2, dtype=torch.int32),
         }
-        for patches in (8, 16)
+        for patches in (16, 8)
     ]
-    joined = join(apart, [(2, 2, 2), (2, 2, 4)])
+    joined = join(apart, [(2, 2, 4), (2, 2, 2)])
     expected = {
-        "rotary_pos_emb_cos": torch.tensor([[8.0, 8.0]] * 8 + [[16.0, 16.0]] * 16),
-        "reverse_indices": torch.tensor([1, 0, 5, 4, 3, 2]),
-        "cu_seqlens": torch.tensor([0, 4, 8, 16, 24], dtype=torch.int32),
+        "rotary_pos_emb_cos": torch.tensor([[16.0, 16.0]] * 16 + [[8.0, 8.0]] * 8),
+        "reverse_indices": torch.tensor([3, 2, 1, 0, 5, 4]),
+        "cu_seqlens": torch.tensor([0, 8, 16, 20, 24], dtype=torch.int32),
         "max_seqlen": torch.tensor(8, dtype=torch.int32),
     }
     assert are_equal(joined, expected)
@@ -115,6 +117,7 @@ from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
 from vllm.distributed.parallel_state import init_distributed_environment, initialize_model_parallel
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionTransformer
 from vllm.model_executor.models.qwen3_vl import Qwen3_VisionTransformer
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from udfs.engine.tower_grids import Remembering, are_equal
 
 small = dict(depth=2, hidden_size=128, intermediate_size=128, num_heads=2, out_hidden_size=128)
@@ -128,6 +131,9 @@ with set_current_vllm_config(VllmConfig(device_config=DeviceConfig("cpu"))), tor
     initialize_model_parallel()
     for make, config in towers.items():
         tower = make(config)
+        tower.attn_backend = AttentionBackendEnum.FLASHINFER  # counts in other units
+        assert not Remembering(tower.prepare_encoder_metadata).joins
+        tower.attn_backend = AttentionBackendEnum.FLASH_ATTN
         kept = Remembering(tower.prepare_encoder_metadata)
         assert kept.joins
         for _ in range(30):
@@ -135,14 +141,12 @@ with set_current_vllm_config(VllmConfig(device_config=DeviceConfig("cpu"))), tor
             grids.append(grids[0])
             together = tower.prepare_encoder_metadata(grids)
             assert are_equal(kept(grids), together), grids
-        print(make.__name__, sorted(together))
+            assert max(together[name] for name in together if name.startswith("max_seqlen")) > 0
+        print(make.__name__)
 """
 
 
 @pytest.mark.models
 def test_towers_of_vllm_are_told_what_they_would_work_out(tmp_path: Path) -> None:
     told = run_python(TOWERS, tmp_path, str(tmp_path))
-    assert [line.split()[0] for line in told.splitlines()[-2:]] == [
-        "Qwen2_5_VisionTransformer",
-        "Qwen3_VisionTransformer",
-    ]
+    assert told.splitlines()[-2:] == ["Qwen2_5_VisionTransformer", "Qwen3_VisionTransformer"]
