@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
+from tests.udfs.engine.extension import extension_of
 from tests.udfs.engine.own_process import run_python
-from udfs.engine.tower_grids import Remembering, are_equal, join
-from udfs.engine.worker import WorkerExtension
+from udfs.engine.tower_grids import Remembering, join
 
 
 class Tower:
@@ -32,6 +33,24 @@ class OtherTower(Tower):
         return super().prepare_encoder_metadata(grids, **more) | {"sizes": torch.tensor(len(grids))}
 
 
+class WideTower(Tower):
+    """One that counts in another type where there are several videos."""
+
+    def prepare_encoder_metadata(self, grids: Any, **more: Any) -> dict[str, Any]:
+        found = super().prepare_encoder_metadata(grids, **more)
+        return found | {
+            "window_index": found["window_index"].int() if len(grids) == 1 else found["window_index"]
+        }
+
+
+class PaddingTower(Tower):
+    """One that needs lengths where there are several videos."""
+
+    def prepare_encoder_metadata(self, grids: Any, **more: Any) -> dict[str, Any]:
+        found = super().prepare_encoder_metadata(grids, **more)
+        return found | ({"sequence_lengths": torch.tensor([1])} if len(grids) > 1 else {})
+
+
 class BackwardTower(Tower):
     """One whose numbers fall from one video to the next."""
 
@@ -41,9 +60,8 @@ class BackwardTower(Tower):
 
 
 def test_a_tower_works_out_once_what_depends_on_nothing_but_a_grid() -> None:
-    tower, extension = Tower(), WorkerExtension()
-    extension.model_runner = SimpleNamespace(get_model=lambda: SimpleNamespace(visual=tower))
-    assert extension.remember_grids() is True
+    tower = Tower()
+    assert extension_of(SimpleNamespace(visual=tower)).remember_grids() is True
     tower.asked.clear()
     first = tower.prepare_encoder_metadata([[2, 4, 4], [1, 4, 4]])
     assert first["window_index"].tolist() == list(range(48)) and first["sequence_lengths"] is None
@@ -54,14 +72,19 @@ def test_a_tower_works_out_once_what_depends_on_nothing_but_a_grid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tower", "reason"), [(OtherTower(), "sizes"), (BackwardTower(), "together they give something else")]
+    ("tower", "reason"),
+    [
+        (OtherTower(), "sizes"),
+        (BackwardTower(), "together they give something else"),
+        (WideTower(), "together they give something else"),
+        (PaddingTower(), "together they give something else"),
+    ],
 )
 def test_what_cannot_be_joined_is_kept_for_each_list_of_grids(
     tower: Tower, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    extension = WorkerExtension()
-    extension.model_runner = SimpleNamespace(get_model=lambda: SimpleNamespace(visual=tower))
-    assert extension.remember_grids() is False and reason in caplog.text
+    assert extension_of(SimpleNamespace(visual=tower)).remember_grids() is False
+    assert reason in caplog.text
     kept: Any = tower.prepare_encoder_metadata
     tower.asked.clear()
     first = kept([[2, 4, 4], [1, 4, 4]])
@@ -104,9 +127,7 @@ def test_what_is_joined_has_its_places_and_types() -> None:
         "cu_seqlens": torch.tensor([0, 8, 16, 20, 24], dtype=torch.int32),
         "max_seqlen": torch.tensor(8, dtype=torch.int32),
     }
-    assert are_equal(joined, expected)
-    assert not are_equal(joined, expected | {"max_seqlen": torch.tensor(8)}), "another type"
-    assert not are_equal(joined, expected | {"max_seqlen": None})
+    assert_close(joined, expected, rtol=0, atol=0)
 
 
 TOWERS = """
@@ -118,7 +139,8 @@ from vllm.distributed.parallel_state import init_distributed_environment, initia
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VisionTransformer
 from vllm.model_executor.models.qwen3_vl import Qwen3_VisionTransformer
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
-from udfs.engine.tower_grids import Remembering, are_equal
+from torch.testing import assert_close
+from udfs.engine.tower_grids import Remembering
 
 small = dict(depth=2, hidden_size=128, intermediate_size=128, num_heads=2, out_hidden_size=128)
 towers = {
@@ -140,7 +162,7 @@ with set_current_vllm_config(VllmConfig(device_config=DeviceConfig("cpu"))), tor
             grids = [[sizes.randint(1, 4), *(2 * sizes.randint(1, 9) for _ in 'hw')] for _ in range(3)]
             grids.append(grids[0])
             together = tower.prepare_encoder_metadata(grids)
-            assert are_equal(kept(grids), together), grids
+            assert_close(kept(grids), together, rtol=0, atol=0)
             assert max(together[name] for name in together if name.startswith("max_seqlen")) > 0
         print(make.__name__)
 """

@@ -11,8 +11,9 @@ import transformers
 from transformers import AutoProcessor
 
 from tests.engine_fixtures import CHECKPOINTS
+from tests.udfs.engine.extension import extension_of
 from udfs.engine.vllm_compat import Engine
-from udfs.engine.worker import FRAMES_MARK, WorkerExtension, normalized
+from udfs.engine.worker import FRAMES_MARK, normalized
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
@@ -25,12 +26,6 @@ class Model:
 
     def _parse_and_validate_video_input(self, **inputs: Any) -> dict[str, Any]:
         return inputs
-
-
-def extension_of(model: Any) -> WorkerExtension:
-    extension = WorkerExtension()
-    extension.model_runner = SimpleNamespace(get_model=lambda: model)
-    return extension
 
 
 def test_bytes_become_bit_by_bit_what_the_processor_makes_of_them() -> None:
