@@ -41,12 +41,9 @@ def main() -> None:
     """Resolves the orders on stdin."""
     orders = json.load(sys.stdin)
     vllm_compat.prepare_environment()
-    from vllm.engine.arg_utils import AsyncEngineArgs
-
     resolved = []
     for settings, name, capability in orders:
         device = Device(name, None if capability is None else tuple(capability))
         arguments = vllm_compat.engine_arguments(EngineSettings(**settings), device)
-        config = AsyncEngineArgs(**arguments).create_engine_config()
-        resolved.append(vllm_compat.resolved_settings(config))
+        resolved.append(vllm_compat.resolved_settings(vllm_compat.engine_config(arguments)))
     print(MARK + json.dumps(resolved))
