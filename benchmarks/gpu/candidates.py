@@ -11,7 +11,6 @@ from typing import Any
 from conf.engine import EngineSettings
 from udfs.engine.fused_layers import CHANGES, switches
 from udfs.engine.tower_width import wider_tower
-from udfs.engine.vllm_compat import TWO_STEPS
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Candidate:
         )
 
 
-def _switched_off(*changes: str, needs_fp8: bool = False) -> Candidate:
+def _layers_off(*changes: str, needs_fp8: bool = False) -> Candidate:
     return Candidate(arguments={"additional_config": switches(*changes, on=False)}, needs_fp8=needs_fp8)
 
 
@@ -77,12 +76,10 @@ CANDIDATES = {
         arguments={"compilation_config": {"inductor_compile_config": {"coordinate_descent_tuning": True}}}
     ),
     # vLLM's own layers instead of Captionlake's.
-    "vllm_layers": _switched_off(*CHANGES),
-    "vllm_windows": _switched_off("window_attention"),
-    "vllm_last_layer": _switched_off("last_layer"),
-    "vllm_fp8": _switched_off("fp8_rows", needs_fp8=True),
-    # Every other step without a video.
-    "videos_of_one_step": _switched_off(TWO_STEPS),
+    "vllm_layers": _layers_off(*CHANGES),
+    "vllm_windows": _layers_off("window_attention"),
+    "vllm_last_layer": _layers_off("last_layer"),
+    "vllm_fp8": _layers_off("fp8_rows", needs_fp8=True),
     "tower_16_bits": Candidate(
         arguments={
             "quantization": "fp8_per_tensor",

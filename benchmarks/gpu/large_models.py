@@ -2,7 +2,8 @@
 
 `python -m benchmarks.gpu.large_models FOLDER` writes them. An engine that is told `load_format=dummy` makes
 up the weights; what it then says means nothing, and takes as long as with the real ones. The tokenizer has
-as many tokens as the published one, most of them made up.
+as many tokens as the published one, most of them made up. The processors have the published limits of
+pixels: how much vLLM has a step encode follows from the largest video that they allow.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from demo.make_checkpoints import (
     write_checkpoint,
 )
 
+QWEN2_5_PIXELS = {"shortest_edge": 3136, "longest_edge": 12_845_056}
 QWEN3_PATCH_PX = 16
 QWEN3_PIXELS = {"shortest_edge": 4096, "longest_edge": 25_165_824}
 
@@ -139,7 +141,9 @@ def _qwen2_5_vl_7b(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, Any
             "window_size": 112,
         },
     }
-    return config, vision_processor_configs()
+    return config, {
+        name: processor | {"size": QWEN2_5_PIXELS} for name, processor in vision_processor_configs().items()
+    }
 
 
 def _qwen3_vl_8b(tokenizer: Tokenizer, vocab_size: int) -> tuple[dict[str, Any], dict[str, Any]]:

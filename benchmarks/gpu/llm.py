@@ -157,23 +157,23 @@ def run_peer(order: LLMOrder, settings: EngineSettings) -> None:
 
 def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
     """The card alone: everything is rendered, then handed over, then waited for."""
-    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm import LLM
 
     ((mode, windows),) = order.modes.items()
     work, start = WORKLOADS[order.work], time.monotonic()
     device = vllm_compat.find_device()
     vllm_compat.limit_threads(device)
     arguments = vllm_compat.engine_arguments(settings, device)
+    arguments.pop("enable_log_requests")
     if order.profile is not None:
         options = {"profiler": "torch", "torch_profiler_dir": order.profile}
         arguments["profiler_config"] = options | {"torch_profiler_with_stack": False}
-    config = vllm_compat.engine_config(arguments)
-    engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+    llm = LLM(**arguments)
     start_s = time.monotonic() - start
-    renderer = Renderer(engine.renderer, settings)
-    assert engine.collective_rpc("remember_grids") == [True]
+    renderer = Renderer(llm.renderer, settings)
+    assert llm.collective_rpc("remember_grids") == [True]
     assert (reason := renderer.probe_bytes()) is None, reason
-    assert engine.collective_rpc("take_bytes", args=(renderer.image_mean, renderer.image_std)) == [True]
+    assert llm.collective_rpc("take_bytes", args=(renderer.image_mean, renderer.image_std)) == [True]
     renderer.takes_bytes = True
     text = renderer.prompt_text(caption_messages(PROMPT))
     requests = work.requests(Path(order.folder), windows + WARM_UP)
@@ -182,33 +182,34 @@ def run_alone(order: LLMOrder, settings: EngineSettings) -> None:
 
     def enqueue(prompts: Iterable[Any], lengths: list[int]) -> None:
         for prompt, parameters in zip(prompts, sampling(lengths), strict=False):
-            engine.add_request(str(next(numbers)), prompt, parameters)
+            llm.llm_engine.add_request(str(next(numbers)), prompt, parameters)
 
     def generate(prompts: list[Any], lengths: list[int]) -> list[Any]:
         enqueue(prompts, lengths)
-        return _finish(engine, len(prompts))
+        return list(llm.wait_for_completion(use_tqdm=False))
 
     generate(rendered[windows:], [16] * WARM_UP)
+    resolved = vllm_compat.resolved_settings(llm.llm_engine.vllm_config)
 
     def measured() -> list[Any]:
         return generate(rendered[:windows], work.lengths(windows))
 
-    tell(mode, measured, engine_start_s=start_s, resolved=vllm_compat.resolved_settings(config))
+    tell(mode, measured, engine_start_s=start_s, resolved=resolved)
     if order.profile is not None:
         # When as many have ended as are in flight, about as many begin as end.
         enqueue(cycle(rendered), work.lengths(2 * settings.max_in_flight + PROFILED))
-        _finish(engine, settings.max_in_flight)
-        engine.start_profile()
-        profiled = _finish(engine, PROFILED)
-        engine.stop_profile()
-        print(PROFILE_MARK + json.dumps(read_profile(Path(order.profile), len(profiled))), flush=True)
+        _finish(llm, settings.max_in_flight)
+        llm.start_profile()
+        profiled = _finish(llm, PROFILED)
+        llm.stop_profile()
+        print(PROFILE_MARK + json.dumps(read_profile(Path(order.profile), profiled)), flush=True)
 
 
-def _finish(engine: Any, least: int) -> list[Any]:
-    """Goes on until `least` windows more are finished, and another begun for each; returns their answers."""
-    finished: list[Any] = []
-    while len(finished) < least:
-        finished += [output for output in engine.step() if output.finished]
+def _finish(llm: Any, least: int) -> int:
+    """Goes on until `least` windows more are finished, and another one begun for each; returns how many."""
+    finished = 0
+    while finished < least:
+        finished += sum(output.finished for output in llm.llm_engine.step())
     return finished
 
 

