@@ -8,11 +8,11 @@ what a step's videos need is joined on the card.
 import itertools
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from cachetools import LRUCache
 from torch.testing import assert_close
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ class Remembering:
 
     def __init__(self, prepare: Callable[..., Metadata], *, most_bytes: int = REMEMBERED_BYTES) -> None:
         self._prepare = prepare
-        self._most_bytes = self._left = most_bytes
-        self._known: OrderedDict[tuple[Grid, ...], tuple[Metadata, int]] = OrderedDict()
+        self._known: LRUCache[tuple[Grid, ...], Metadata] = LRUCache(most_bytes, getsizeof=_num_bytes)
         self.joins = self._can_join()
 
     def __call__(self, grids: Any, **more: Any) -> Metadata:
@@ -77,18 +76,15 @@ class Remembering:
 
     def _recall(self, key: tuple[Grid, ...]) -> Metadata:
         if key in self._known:
-            self._known.move_to_end(key)
-            return self._known[key][0]
+            return self._known[key]
         found = self._prepare([list(grid) for grid in key])
-        size = sum(getattr(value, "nbytes", 0) for value in found.values())
-        if size > self._most_bytes:
-            return found
-        self._known[key] = found, size
-        self._left -= size
-        while self._left < 0:
-            _, (_, size) = self._known.popitem(last=False)
-            self._left += size
+        if _num_bytes(found) <= self._known.maxsize:
+            self._known[key] = found
         return found
+
+
+def _num_bytes(metadata: Metadata) -> int:
+    return sum(getattr(value, "nbytes", 0) for value in metadata.values())
 
 
 def join(apart: Sequence[Metadata], grids: Sequence[Grid]) -> Metadata:

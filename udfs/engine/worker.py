@@ -113,7 +113,7 @@ class WorkerExtension:
             if threads is not None and not pixels.is_cuda:
                 # A card copies pages that stay in place when it comes to that, and nobody waits for it.
                 pinned = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=True)
-                copy_in_parts(pixels, pinned, threads, COPYING_THREADS)
+                copy_in_parts(pixels, pinned, threads)
                 pixels = pinned
             return pixels.to(device, non_blocking=True)
 
@@ -138,15 +138,15 @@ class WorkerExtension:
         return True
 
 
-def copy_in_parts(source: Any, target: Any, threads: ThreadPoolExecutor, parts: int) -> None:
-    """Copies a tensor to another of the same size in parts, each by a thread, and waits for them."""
+def copy_in_parts(source: Any, target: Any, threads: ThreadPoolExecutor) -> None:
+    """Copies a tensor to another of the same size in parts, one for each thread, and waits for them."""
     import torch
 
     def copy(part: Any, there: Any) -> None:
         with torch.inference_mode():
             there.copy_(part)
 
-    pieces = (tensor.reshape(-1).chunk(parts) for tensor in (source, target.view(-1)))
+    pieces = (tensor.reshape(-1).chunk(COPYING_THREADS) for tensor in (source, target.view(-1)))
     for _ in threads.map(copy, *pieces):
         pass
 

@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 from tests.engine_fixtures import CHECKPOINTS
 from tests.udfs.engine.extension import extension_of
 from udfs.engine.vllm_compat import Engine
-from udfs.engine.worker import FRAMES_MARK, copy_in_parts, normalized
+from udfs.engine.worker import COPYING_THREADS, FRAMES_MARK, copy_in_parts, normalized
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
@@ -80,10 +80,10 @@ def test_a_model_is_given_for_frames_what_the_processor_makes_of_them(name: str)
 @pytest.mark.parametrize("shape", [(5, 7, 3), (1,), (0, 4), (8,)])
 @pytest.mark.parametrize("inference", [True, False])
 def test_several_threads_copy_all_of_a_tensor(shape: tuple[int, ...], inference: bool) -> None:
-    with ThreadPoolExecutor(4) as threads, torch.inference_mode(inference):
+    with ThreadPoolExecutor(COPYING_THREADS) as threads, torch.inference_mode(inference):
         source = torch.arange(2 * math.prod(shape)).view(*shape, 2).transpose(0, -1)
         target = torch.full(source.shape, -1)
-        copy_in_parts(source, target, threads, 4)
+        copy_in_parts(source, target, threads)
         assert torch.equal(source, target)
 
 
