@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,7 +23,7 @@ from benchmarks.gpu.work import WORKLOADS
 from benchmarks.watching import Watcher
 from conf.engine import EngineSettings
 from jobs.idle import idle_share
-from udfs.engine.client import EngineClient
+from udfs.engine.client import THREAD_NAME, EngineClient
 from udfs.engine.requests import EngineReading, Generation, Reply, Request
 from udfs.engine.slot import Slot
 
@@ -60,18 +61,24 @@ def run_client(order: ClientOrder) -> None:
     items = work.items(Path(order.folder), order.run)
     mine = list(islice(items, order.first, order.items, order.step))
     warm = list(islice(items, work.warm_up))
-    decoding_s = work.decoding_cpu_s(warm)
     wanted = [window_id for item in mine for window_id in work.window_ids(item)]
     lengths = work.lengths(len(wanted) * order.step + 64)
+    submitting_s = 0.0
     with EngineClient(settings, Slot(**order.slot)) as client:
 
         def submit(request: Request) -> "Future[Reply]":
+            nonlocal submitting_s
             length = lengths[int(request.request_key) % len(lengths)]
-            generation = Generation(max_output_tokens=length)
+            request = replace(request, generation=Generation(max_output_tokens=length))
+            before = time.thread_time()
             # As the UDFs do, so that whoever only looks on takes no share of the engine.
-            return client.submit(
-                replace(request, generation=generation), settings.max_in_flight // order.step
-            )
+            reply = client.submit(request, settings.max_in_flight // order.step)
+            submitting_s += time.thread_time() - before
+            return reply
+
+        def handing_over_s() -> float:
+            """CPU seconds of handing requests over and taking answers back."""
+            return submitting_s + cpu_s_of_thread(THREAD_NAME)
 
         def answer(items: list[Any]) -> list[dict[str, Any]]:
             return list(work.answers(items, submit, max_pending=2 * settings.max_in_flight))
@@ -79,9 +86,9 @@ def run_client(order: ClientOrder) -> None:
         assert answer(warm)
         print("ready", flush=True)
         sys.stdin.readline()
-        before = time.process_time()
+        before, handed_before = time.process_time(), handing_over_s()
         answers = answer(mine)
-        spent = time.process_time() - before
+        spent, handing_over = time.process_time() - before, handing_over_s() - handed_before
     assert [answer["window_id"] for answer in answers] == wanted, "one row a window, in order"
     failed = [answer for answer in answers if answer[work.status] == "error"]
     assert not failed, failed[0]
@@ -94,12 +101,19 @@ def run_client(order: ClientOrder) -> None:
                 "prompt_tokens": sum(answer["prompt_tokens"] for answer in answers),
                 "output_tokens": sum(answer["output_tokens"] for answer in answers),
                 "cpu_s": spent,
-                "decoding_cpu_s": None if decoding_s is None else decoding_s * len(answers),
+                "handing_over_s": handing_over,
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
         ),
         flush=True,
     )
+
+
+def cpu_s_of_thread(name: str) -> float:
+    """CPU seconds that a thread of this process has used."""
+    (ident,) = [thread.ident for thread in threading.enumerate() if thread.name == name]
+    assert ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(ident))
 
 
 class Engine:
@@ -160,13 +174,9 @@ class Engine:
             for process in processes:
                 process.kill()
                 process.wait()
-        total = {
-            name: sum(one[name] for one in figures) for name, value in figures[0].items() if value is not None
-        }
+        total = {name: sum(one[name] for one in figures) for name in figures[0]}
         windows = total["windows"]
-        cpu_s = {"clients": total["cpu_s"]}
-        if "decoding_cpu_s" in total:
-            cpu_s["of_that_decoding"] = total["decoding_cpu_s"]
+        cpu_s = {"clients": total["cpu_s"], "of_that_handing_over": total["handing_over_s"]}
         return {
             "clients": clients,
             "windows": windows,

@@ -1,6 +1,5 @@
 """The work of the GPU benchmark: windows of real clips or captions of them, and how long each answer is."""
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -98,10 +97,6 @@ class Workload(ABC, Generic[Item]):
     @abstractmethod
     def requests(self, folder: Path, num_windows: int) -> list[Any]:
         """Returns the requests of the first windows."""
-
-    @abstractmethod
-    def decoding_cpu_s(self, items: list[Item]) -> float | None:
-        """CPU seconds of decoding and resizing alone, for each window; None where nothing is decoded."""
 
     def lengths(self, num_windows: int) -> list[int]:
         """Tokens of each answer, the same in every run."""
@@ -209,12 +204,6 @@ class CaptionWorkload(Workload[ClipWork]):
         seen = self._asked([next(self.items(folder))])
         return self._with_lengths(islice(cycle(seen), num_windows))
 
-    def decoding_cpu_s(self, items: list[ClipWork]) -> float | None:
-        """CPU seconds of what is left when the engine answers at once."""
-        before, nobody = time.process_time(), done(Reply(text=""))
-        windows = sum(1 for _ in self.answers(items, lambda request: nobody, max_pending=256))
-        return (time.process_time() - before) / windows
-
 
 @dataclass(frozen=True)
 class TextWorkload(Workload[tuple[str, str | None]]):
@@ -261,10 +250,6 @@ class TextWorkload(Workload[tuple[str, str | None]]):
     def requests(self, folder: Path, num_windows: int) -> list[Any]:
         """Returns the requests of a first run."""
         return self._with_lengths(self._asked(islice(self.items(folder), num_windows)))
-
-    def decoding_cpu_s(self, items: list[tuple[str, str | None]]) -> float | None:
-        """None: there is nothing to decode."""
-        return None
 
 
 WORKLOADS: dict[str, Workload[Any]] = {

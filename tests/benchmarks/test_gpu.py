@@ -3,6 +3,8 @@
 import gzip
 import json
 import subprocess
+import threading
+import time
 from concurrent.futures import Future
 from itertools import islice
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from benchmarks.gpu.candidates import CANDIDATES
+from benchmarks.gpu.clients import cpu_s_of_thread
 from benchmarks.gpu.cluster import (
     SparkOrder,
     spark_master,
@@ -124,7 +127,27 @@ def test_clients_ask_as_the_udf_does_and_get_their_rows_in_order(tmp_path: Path)
     assert [answer["window_id"] for answer in answers] == [window_id for window_id, _ in items]
     assert {answer[work.status] for answer in answers} == {"truncated"}
     assert [request.prompt for request in asked] == [caption for _, caption in items]
-    assert work.decoding_cpu_s(items) is None
+
+
+def test_what_one_thread_costs_is_told_apart_from_the_others() -> None:
+    spent: list[float] = []
+    worked, read = threading.Event(), threading.Event()
+
+    def work() -> None:
+        while time.thread_time() < 0.2:
+            pass
+        spent.append(time.thread_time())
+        worked.set()
+        read.wait()
+
+    thread = threading.Thread(target=work, name="busy")
+    thread.start()
+    worked.wait()
+    try:
+        assert cpu_s_of_thread("busy") == pytest.approx(spent[0], abs=0.05)
+    finally:
+        read.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("mode", ["gpu_alone", "peer_chunks_8"])

@@ -31,6 +31,9 @@ MAX_LOST_HOSTS = 3
 PROGRESS_EVERY_S = 10.0
 STATUS_TIMEOUT_S = 60.0
 
+THREAD_NAME = "engine-client"
+"""Of the thread in which a client lives."""
+
 
 @dataclass
 class _Pending:
@@ -212,7 +215,7 @@ class EngineClient:
     def _start(self) -> None:
         with self._changed:
             if self._thread is None and self._failed() is None:
-                self._thread = threading.Thread(target=self._live, name="engine-client", daemon=True)
+                self._thread = threading.Thread(target=self._live, name=THREAD_NAME, daemon=True)
                 self._thread.start()
 
     def _send_pending(self, number: int, pending: _Pending) -> None:
