@@ -70,10 +70,10 @@ def run_client(order: ClientOrder) -> None:
             nonlocal submitting_s
             length = lengths[int(request.request_key) % len(lengths)]
             request = replace(request, generation=Generation(max_output_tokens=length))
-            before = time.thread_time()
+            begun = time.thread_time()
             # As the UDFs do, so that whoever only looks on takes no share of the engine.
             reply = client.submit(request, settings.max_in_flight // order.step)
-            submitting_s += time.thread_time() - before
+            submitting_s += time.thread_time() - begun
             return reply
 
         def handing_over_s() -> float:
